@@ -1,0 +1,96 @@
+"""BSON, in one place: bodies of frames, and payloads in canonical form.
+
+``bson`` comes with pymongo, whose C code encodes ten times faster than the stand-alone package of the same name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import bson
+from bson.codec_options import CodecOptions
+from bson.errors import BSONError
+from bson.int64 import Int64
+
+from vectorizer.errors import VectorizerError, validation
+
+INT64_MIN = -(2**63)
+INT64_MAX = 2**63 - 1
+PAYLOAD_DEPTH_MAX = 32
+
+_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(document_class=dict)
+
+
+class CodecError(VectorizerError):
+    """Bytes that are not a BSON document, or a document that BSON cannot carry."""
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """The document as BSON bytes."""
+    try:
+        return bson.encode(document)
+    except (BSONError, OverflowError, ValueError, TypeError) as error:
+        raise CodecError(f"cannot be written as BSON: {error}") from error
+
+
+def decode(body: bytes | memoryview) -> dict[str, Any]:
+    """The BSON document in these bytes; binary of subtype 0 comes back as ``bytes``."""
+    try:
+        return bson.decode(body, _OPTIONS)
+    except (BSONError, OverflowError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise CodecError(f"not a BSON document: {error}") from error
+
+
+def encode_payload(payload: Mapping[str, Any] | None) -> bytes:
+    """Canonical BSON of a payload: keys sorted at every level. ``None`` is ``b""``.
+
+    Equal payloads have equal bytes whatever the order in which a client wrote their keys, so that digests compare.
+    Raises RequestError 400 for values that JSON could not give back.
+    """
+    if payload is None:
+        return b""
+    try:
+        return bson.encode(_canonical_document(payload, 1, ""))
+    except (BSONError, OverflowError, ValueError, TypeError) as error:
+        raise validation(f"payload cannot be stored: {error}") from error
+
+
+def decode_payload(payload: bytes | memoryview) -> dict[str, Any] | None:
+    """The payload of these canonical bytes, ``None`` for ``b""``."""
+    return decode(payload) if len(payload) else None
+
+
+def _canonical_document(document: Mapping[str, Any], depth: int, path: str) -> dict[str, Any]:
+    if depth > PAYLOAD_DEPTH_MAX:
+        raise validation(f"payload is nested {depth} levels deep, the limit is {PAYLOAD_DEPTH_MAX}")
+    for key in document:
+        if type(key) is not str:
+            raise validation(f"payload key {key!r} is not a string")
+        if "\0" in key:
+            raise validation(f"payload key {key!r} contains a zero byte")
+    return {key: _canonical(document[key], depth, f"{path}.{key}" if path else key) for key in sorted(document)}
+
+
+def _canonical(value: Any, depth: int, path: str) -> Any:
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is int or kind is Int64:
+        if not INT64_MIN <= value <= INT64_MAX:
+            raise validation(f"payload field {path!r} is {value}, outside the range of 64-bit integers")
+        return int(value)
+    if kind is float:
+        if not math.isfinite(value):
+            raise validation(f"payload field {path!r} is {value}; NaN and infinities are not stored")
+        return value
+    if isinstance(value, Mapping):
+        return _canonical_document(value, depth + 1, path)
+    if isinstance(value, list):
+        if depth >= PAYLOAD_DEPTH_MAX:
+            raise validation(f"payload is nested deeper than the limit of {PAYLOAD_DEPTH_MAX} levels")
+        return [_canonical(item, depth + 1, f"{path}[{index}]") for index, item in enumerate(value)]
+    raise validation(
+        f"payload field {path!r} is a {kind.__name__}; accepted: null, booleans, numbers, strings, lists, objects"
+    )

@@ -1,0 +1,230 @@
+"""Operations: complete logical writes, and the frames that carry them.
+
+An operation says effects, not requests: ids, timestamps and defaults are fixed before it is committed, so that
+applying it gives the same state on every node. Its frame is made once, by the master; the same bytes rest in log and
+journal and travel to the replicas.
+
+Body of an operation's frame (BSON): ``o`` offset, ``e`` epoch, ``t`` the master's clock in Unix milliseconds, ``k``
+kind, ``c`` collection, and by kind:
+
+- ``create``: ``d`` the collection's configuration.
+- ``drop``: nothing.
+- ``upsert``: columns. ``n`` rows, ``d`` dimension, ``v`` n*d little-endian float32, ``i`` the ids one after the other
+  with ``il`` their lengths (little-endian uint16), ``p`` the canonical BSON payloads with ``pl`` their lengths
+  (little-endian uint32, 0 = no payload).
+- ``delete``: ``n``, ``i``, ``il`` as above.
+- ``merge``: ``s`` names of the segments that become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorizer import codec, frame
+from vectorizer.errors import PeerError
+
+Metric = Literal["cosine", "euclidean", "dot"]
+METRICS: tuple[Metric, ...] = ("cosine", "euclidean", "dot")
+Vectors = npt.NDArray[np.float32]
+
+
+class OperationError(PeerError):
+    """Bytes that are a document but not an operation this version knows."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("operation_unknown", message)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionConfig:
+    """What a collection is, fixed by the operation that creates it.
+
+    The sizes of segments belong to it because what a segment contains must be equal on all nodes.
+    """
+
+    name: str
+    dimension: int
+    metric: Metric
+    recall: float
+    segment_rows: int
+    segment_rows_max: int
+    hnsw_m: int
+    ef_construction: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """n rows as columns: ids (UTF-8), vectors (n, d) float32 C-contiguous, payloads (canonical BSON or ``b""``)."""
+
+    ids: list[bytes]
+    vectors: Vectors
+    payloads: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """A new collection."""
+
+    config: CollectionConfig
+    kind: ClassVar[str] = "create"
+
+    @property
+    def collection(self) -> str:
+        """Name of the collection."""
+        return self.config.name
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The end of a collection."""
+
+    collection: str
+    kind: ClassVar[str] = "drop"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Upsert:
+    """Full final rows; a row whose id exists takes its place."""
+
+    collection: str
+    rows: Rows
+    kind: ClassVar[str] = "upsert"
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """The end of the rows with these ids; missing ids are no error."""
+
+    collection: str
+    ids: list[bytes]
+    kind: ClassVar[str] = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Segments whose rows, those live at this operation's offset, become one segment."""
+
+    collection: str
+    segments: tuple[str, ...]
+    kind: ClassVar[str] = "merge"
+
+
+Operation = Create | Drop | Upsert | Delete | Merge
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An operation with its place in the history."""
+
+    offset: int
+    epoch: int
+    timestamp_ms: int
+    operation: Operation
+
+
+def encode_operation(operation: Operation, offset: int, epoch: int, timestamp_ms: int) -> bytes:
+    """The operation's frame."""
+    document = {"o": offset, "e": epoch, "t": timestamp_ms, "k": operation.kind, "c": operation.collection}
+    document.update(_fields(operation))
+    return frame.encode(codec.encode(document))
+
+
+def decode_entry(document: dict[str, Any]) -> Entry:
+    """The entry in a frame's document. Raises OperationError for anything that is not a well-formed operation."""
+    try:
+        build = _BUILDERS.get(document["k"])
+        if build is None:
+            raise OperationError(f"operation kind {document['k']!r} is not known to this version")
+        name = document["c"]
+        if type(name) is not str:
+            raise OperationError("an operation's collection is not a string")
+        numbers = (document["o"], document["e"], document["t"])
+        if any(not isinstance(number, int) or isinstance(number, bool) or number < 0 for number in numbers):
+            raise OperationError(f"an operation's offset, epoch and time are {numbers}, not whole numbers")
+        return Entry(int(numbers[0]), int(numbers[1]), int(numbers[2]), build(name, document))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise OperationError(f"malformed operation: {type(error).__name__} {error}") from error
+
+
+def _fields(operation: Operation) -> dict[str, Any]:
+    match operation:
+        case Create(config):
+            return {"d": asdict(config)}
+        case Drop():
+            return {}
+        case Upsert(_, rows):
+            return {
+                "n": len(rows),
+                "d": rows.vectors.shape[1],
+                **_pack_ids(rows.ids),
+                "v": rows.vectors.astype("<f4", copy=False).tobytes(),
+                "p": b"".join(rows.payloads),
+                "pl": np.fromiter(map(len, rows.payloads), "<u4", len(rows)).tobytes(),
+            }
+        case Delete(_, ids):
+            return {"n": len(ids), **_pack_ids(ids)}
+        case Merge(_, segments):
+            return {"s": list(segments)}
+
+
+def _pack_ids(ids: list[bytes]) -> dict[str, bytes]:
+    return {"i": b"".join(ids), "il": np.fromiter(map(len, ids), "<u2", len(ids)).tobytes()}
+
+
+def _slices(blob: bytes, lengths: npt.NDArray[np.unsignedinteger[Any]], count: int) -> list[bytes]:
+    sizes = lengths.tolist()
+    ends = list(accumulate(sizes))
+    if len(sizes) != count or (ends[-1] if ends else 0) != len(blob):
+        raise OperationError(f"an operation of {count} rows has {len(sizes)} lengths for {len(blob)} bytes")
+    return [blob[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
+def _unpack_ids(document: dict[str, Any]) -> list[bytes]:
+    return _slices(document["i"], np.frombuffer(document["il"], "<u2"), document["n"])
+
+
+def _create(name: str, document: dict[str, Any]) -> Create:
+    config = CollectionConfig(**document["d"])
+    if config.name != name or config.metric not in METRICS:
+        raise OperationError(f"malformed configuration of collection {name!r}")
+    return Create(config)
+
+
+def _drop(name: str, document: dict[str, Any]) -> Drop:
+    return Drop(name)
+
+
+def _upsert(name: str, document: dict[str, Any]) -> Upsert:
+    count, dimension = document["n"], document["d"]
+    vectors = np.frombuffer(document["v"], "<f4").reshape(count, dimension)
+    payloads = _slices(document["p"], np.frombuffer(document["pl"], "<u4"), count)
+    return Upsert(name, Rows(_unpack_ids(document), cast(Vectors, vectors), payloads))
+
+
+def _delete(name: str, document: dict[str, Any]) -> Delete:
+    return Delete(name, _unpack_ids(document))
+
+
+def _merge(name: str, document: dict[str, Any]) -> Merge:
+    segments = document["s"]
+    if not isinstance(segments, list) or not all(type(segment) is str for segment in segments):
+        raise OperationError("a merge's segments are not a list of names")
+    return Merge(name, tuple(segments))
+
+
+_BUILDERS: dict[str, Callable[[str, dict[str, Any]], Operation]] = {
+    "create": _create,
+    "drop": _drop,
+    "upsert": _upsert,
+    "delete": _delete,
+    "merge": _merge,
+}
