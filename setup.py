@@ -1,4 +1,4 @@
-"""Packaging. The tools' settings are in pyproject.toml, the dependencies of the server in requirements.txt."""
+"""Packaging. The tools' settings are in pyproject.toml, the server's dependencies in requirements.txt."""
 
 from __future__ import annotations
 
