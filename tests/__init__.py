@@ -1,0 +1,1 @@
+"""All tests; a package so that the cluster vocabulary can be shared."""
