@@ -1,0 +1,87 @@
+"""The Python side of scripts/cluster, which documents the options and makes the environment first."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from scripts.demo import digits, screen
+from scripts.demo.client import NodeError
+from scripts.demo.processes import Cluster, ClusterError, Plan, check_ports, forget_the_dead, stop_left_behind
+
+
+def port(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 65533:
+        raise argparse.ArgumentTypeError(f"{text} is not a port from 1 to 65533")
+    return number
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/cluster", add_help=False, allow_abbrev=False)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--no-demo", action="store_true")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--stop", action="store_true")
+    parser.add_argument("--base-port", type=port, default=15002)
+    parser.add_argument("--replication-port", type=port, default=7001)
+    return parser.parse_args()
+
+
+def announce(cluster: Cluster) -> None:
+    for name, url in cluster.plan.urls.items():
+        print(f"  {name:<10} {url}   log: {cluster.log_of(name)}")
+    print(f"  replication at 127.0.0.1:{cluster.plan.replication_port}\n", flush=True)
+
+
+def run(plan: Plan, demo: bool) -> int:
+    """Start, show, wait for the end, stop; the exit code."""
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: object) -> None:
+        # The first signal ends what is under way, also in the middle of starting or loading.
+        if not stopping.is_set():
+            stopping.set()
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    forget_the_dead(plan)
+    check_ports(plan)
+    print("Starting a master and two replicas ...", flush=True)
+    cluster = Cluster(plan)
+    try:
+        cluster.start()
+        announce(cluster)
+        if demo:
+            digits.show(plan.urls["master"], [plan.urls["replica-1"], plan.urls["replica-2"]])
+        screen.watch(cluster, stopping)
+    except KeyboardInterrupt:
+        print("\nStopping ...", flush=True)
+    finally:
+        stopping.set()
+        killed = cluster.stop()
+    for name in killed:
+        print(f"{name} did not stop when asked and was killed.", file=sys.stderr)
+    print(f"All nodes have stopped.{f' The data is in {cluster.directory}.' if plan.keep else ''}")
+    return 1 if killed else 0
+
+
+def main() -> int:
+    given = arguments()
+    plan = Plan(given.root, given.base_port, given.replication_port, given.keep)
+    try:
+        if given.stop:
+            print(stop_left_behind(plan))
+            return 0
+        return run(plan, demo=not given.no_demo)
+    except (ClusterError, NodeError) as error:
+        print(f"scripts/cluster: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
