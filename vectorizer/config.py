@@ -17,6 +17,8 @@ from vectorizer.errors import ConfigurationError
 from vectorizer.sections import BY_ENVIRONMENT, BY_NAME, SECTIONS
 from vectorizer.settings import Said, Settings, Source, check_all, find, said_twice
 
+__all__ = ["Settings", "Source", "load", "read_environment", "read_file", "read_flags"]
+
 DEFAULT_FILE = "config.yml"
 FILE_BYTES_MAX = 1 << 20
 # Of our own shell scripts and tests: no settings of the server, and no reason to warn.

@@ -39,7 +39,7 @@ class Server:
         "REST address (host:port) that this node tells its peers: replicas name it to clients who "
         "want to write. Empty = host and port from above, which is of no use to other machines if "
         "host is 127.0.0.1 or 0.0.0.0.",
-        kind="address",
+        kind="peer",
     )
     connections_max: int = setting(
         1000, "REST connections at one time; more wait until one is closed.", minimum=1, maximum=100_000
@@ -115,7 +115,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Segments and their graphs. The values are defaults for new collections, unless said otherwise."""
+    """Segments and their graphs. A collection keeps the values it was created with, unless said otherwise."""
 
     recall: float = setting(
         0.95,
@@ -144,24 +144,29 @@ class Index:
     )
     graph_rows_min: int = setting(
         4096,
-        "Segments with fewer rows get no graph: scanning them is as fast. This node only.",
+        "Segments with fewer rows get no graph: scanning them is as fast. Of this node, for all collections.",
         minimum=512,
         maximum=100_000_000,
     )
     merge_dead_fraction: float = setting(
         0.2,
-        "A segment in which more than this share of the rows is deleted or replaced is rewritten.",
+        "A segment in which more than this share of the rows is deleted or replaced is rewritten. Of the "
+        "master, for all collections.",
         minimum=0.01,
         maximum=1.0,
     )
     builder_niceness: int = setting(
         10,
-        "Niceness of the process that builds graphs; 0 competes with the server. This node only.",
+        "Niceness of the process that builds graphs; 0 competes with the server. Of this node, for "
+        "all collections.",
         minimum=0,
         maximum=19,
     )
     builder_threads: int = setting(
-        1, "Threads of the process that builds graphs. This node only.", minimum=1, maximum=256
+        1,
+        "Threads of the process that builds graphs. Of this node, for all collections.",
+        minimum=1,
+        maximum=256,
     )
 
 
