@@ -191,6 +191,12 @@ class Load:
         wait_until(lambda: self.failures or self.sent >= goal, f"{more} more writes", deadline_secs)
         self._raise_failure()
 
+    def stop(self) -> None:
+        """End the writers, each after its current operation."""
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(JOIN_SECS)
+
     def __enter__(self) -> Load:
         for thread in self._threads:
             thread.start()
@@ -199,9 +205,7 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join(JOIN_SECS)
+        self.stop()
         if error is None:
             self._raise_failure()
             assert not any(thread.is_alive() for thread in self._threads), "a writer does not end"

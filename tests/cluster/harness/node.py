@@ -31,8 +31,9 @@ LOG_TAIL_LINES = 40
 # Below the range the system hands out for outgoing connections, so that a port stays ours over a restart.
 PORTS = itertools.cycle(random.sample(range(17000, 30000), 12000))
 
-SHORT_INTERVALS: dict[str, dict[str, Any]] = {
+SMALL_AND_QUICK: dict[str, dict[str, Any]] = {
     "server": {"shutdown_timeout_secs": 3},
+    "storage": {"journal_file_bytes": 4 << 20},
     "replication": {
         "heartbeat_interval_secs": 0.2,
         "reconnect_interval_secs": 0.2,
@@ -88,7 +89,7 @@ class Node(Client):
         self.config_file = directory / "config.yml"
         self.environment = clean_environment()
         self.arguments: list[str] = []
-        self.settings = merged(SHORT_INTERVALS, settings or {})
+        self.settings = merged(SMALL_AND_QUICK, settings or {})
         self.process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
 

@@ -74,6 +74,10 @@ class Proxy:
         self._refusing = True
         self.cut()
 
+    def accept(self) -> None:
+        """Take connections again, with all other faults as they are."""
+        self._refusing = False
+
     def swallow(self, *directions: Direction) -> None:
         """Half-open: connections stay, nothing passes any more (both directions unless named)."""
         for direction in directions or ("down", "up"):

@@ -1,0 +1,106 @@
+"""A hundred thousand vectors: load, replicate, search, restart, within the memory that was promised."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from tests.cluster.harness import Cluster, Node, wait_until
+
+ROWS = int(os.environ.get("VECTORIZER_TEST_ROWS", "100000"))
+DIMENSION = 128
+BATCH_ROWS = 2000
+CLUSTERS = 64
+RAW_BYTES = ROWS * DIMENSION * 4
+ANONYMOUS_BYTES_MAX = int(2.5 * RAW_BYTES) + 120 * 10**6
+FIRST_SEARCH_SECS = 5.0
+SAMPLE_SECS = 0.1
+RECALL = 0.95
+
+
+def clustered(rows: int, seed: int) -> np.ndarray:
+    """(rows, DIMENSION) float32 around the same CLUSTERS centres for every seed."""
+    centres = np.random.default_rng(1).standard_normal((CLUSTERS, DIMENSION))
+    random = np.random.default_rng(seed)
+    chosen = centres[random.integers(0, CLUSTERS, rows)]
+    return (chosen + 0.3 * random.standard_normal((rows, DIMENSION))).astype("<f4")
+
+
+@contextmanager
+def peaks(nodes: list[Node]) -> Iterator[dict[str, int]]:
+    """The highest RssAnon of each server process, sampled while the context lasts."""
+    highest: dict[str, int] = {node.name: 0 for node in nodes}
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for node in nodes:
+                if node.running:
+                    highest[node.name] = max(highest[node.name], node.anonymous_bytes())
+            time.sleep(SAMPLE_SECS)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    yield highest
+    done.set()
+    watcher.join()
+
+
+def indexed(node: Node) -> bool:
+    """Do all sealed segments have their graphs?"""
+    status = node.get("/collections/big")["indexing_status"]
+    return bool(status["indexed_fraction"] > 0.8) and not node.builders()
+
+
+def nearest(vectors: np.ndarray, query: np.ndarray, limit: int) -> set[str]:
+    distances = ((vectors - query) ** 2).sum(axis=1)
+    return {f"v{row}" for row in np.argsort(distances)[:limit]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_a_hundred_thousand_vectors_replicate_and_are_searched_in_bounded_memory(
+    cluster: Cluster,
+) -> None:
+    cluster.start(replicas=2, collections=(), replication={"replica_timeout_secs": 10})
+    nodes = [cluster.master, *cluster.replicas]
+    vectors, queries = clustered(ROWS, seed=2), clustered(20, seed=3)
+    with peaks(nodes) as highest:
+        cluster.master.post("/collections", {"name": "big", "dimension": DIMENSION, "metric": "euclidean"})
+        for start in range(0, ROWS, BATCH_ROWS):
+            part = vectors[start : start + BATCH_ROWS]
+            ids = [f"v{start + row}" for row in range(len(part))]
+            cluster.master.post_bson("/collections/big/vectors", {"ids": ids, "vectors": part.tobytes()})
+        wait_until(lambda: len({node.offset for node in nodes}) == 1, "the replicas have everything", 60)
+        for node in nodes:
+            wait_until(lambda node=node: indexed(node), f"{node.name} has built its graphs", 200)
+        for node in nodes:
+            assert mean_recall(node, vectors, queries) >= RECALL
+        restarted = cluster.replicas[0]
+        restarted.stop()
+        began = time.monotonic()
+        restarted.start()
+        answer = restarted.post("/collections/big/search", {"vector": queries[0].tolist(), "limit": 10})
+        assert time.monotonic() - began < FIRST_SEARCH_SECS
+        assert len(answer["results"]) == 10
+        assert indexed(restarted), "the graphs were loaded, not rebuilt"
+    digests = {node.get("/collections/big/digest")["digest"] for node in nodes}
+    assert len(digests) == 1
+    print(f"raw {RAW_BYTES >> 20} MiB, peaks { ({name: size >> 20 for name, size in highest.items()}) } MiB")
+    assert max(highest.values()) < ANONYMOUS_BYTES_MAX, highest
+
+
+def mean_recall(node: Node, vectors: np.ndarray, queries: np.ndarray) -> float:
+    """recall@10 of unseen queries."""
+    found = []
+    for query in queries:
+        answer = node.post("/collections/big/search", {"vector": query.tolist(), "limit": 10})
+        ids = {hit["id"] for hit in answer["results"]}
+        found.append(len(ids & nearest(vectors, query, 10)) / 10)
+    return float(np.mean(found))

@@ -1,0 +1,214 @@
+"""Crash and recovery: kill -9, torn tails, damage, full disks, orderly ends."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.harness import Cluster, InDoubt, Node, NotStarted, vector_path, wait_until
+from tests.cluster.harness.node import COMMAND, clean_environment
+from tests.cluster.harness.tmpfs import mounted_tmpfs
+
+KILLS = 10
+MIB = 1 << 20
+
+
+def newest_journal(node: Node) -> Path:
+    """The journal file written last."""
+    return max(node.data_directory.rglob("*.journal"), key=lambda path: (written_bytes(path) > 0, path.name))
+
+
+def written_bytes(path: Path) -> int:
+    """Where the zeros of the preallocated tail begin."""
+    return len(path.read_bytes().rstrip(b"\0"))
+
+
+def flip(path: Path, position: int) -> None:
+    """Change one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.timeout(120)
+def test_killed_at_any_moment_under_load_it_holds_all_that_was_acknowledged(
+    cluster: Cluster,
+) -> None:
+    cluster.start(replicas=0, storage={"checkpoint_bytes": MIB, "journal_file_bytes": MIB})
+    moment = random.Random(5)
+    with cluster.load() as load:
+        for _ in range(KILLS):
+            load.wait_sent(moment.randrange(1, 150))
+            cluster.master.restart(kill=True)
+    cluster.ledger.assert_holds(cluster.master)
+    cluster.ledger.assert_none_doubled(cluster.master.offset)
+
+
+def test_a_torn_tail_is_cut_and_reported(cluster: Cluster) -> None:
+    cluster.start(replicas=0)
+    cluster.write(50)
+    master = cluster.master
+    for vector_id in ("first", "last"):
+        master.post("/collections/alpha/vectors", {"vectors": [{"id": vector_id, "vector": [1.0] * 8}]})
+    offset = master.offset
+    master.kill()
+    journal = newest_journal(master)
+    flip(journal, written_bytes(journal) - 5)
+    master.start()
+    assert master.offset == offset - 1
+    assert master.request("GET", vector_path("alpha", "first")).status == 200
+    assert master.request("GET", vector_path("alpha", "last")).status == 404
+    assert journal.name in master.log()
+    master.post("/collections/alpha/vectors", {"vectors": [{"id": "again", "vector": [1.0] * 8}]})
+    master.restart(kill=True)
+    assert master.request("GET", vector_path("alpha", "again")).status == 200
+
+
+def test_damage_before_a_later_mark_stops_the_start_with_a_sentence(cluster: Cluster) -> None:
+    cluster.start(replicas=0)
+    cluster.write(200)
+    cluster.master.kill()
+    journal = newest_journal(cluster.master)
+    flip(journal, written_bytes(journal) // 2)
+    with pytest.raises(NotStarted) as stopped:
+        cluster.master.start()
+    said = str(stopped.value)
+    assert cluster.master.exit_code() not in (0, None)
+    assert journal.name in said
+    assert "Traceback" not in said
+
+
+def test_damage_on_a_replica_is_moved_aside_and_synced_anew(cluster: Cluster) -> None:
+    cluster.start(replicas=1)
+    [replica] = cluster.replicas
+    cluster.write(200)
+    cluster.converged()
+    replica.kill()
+    journal = newest_journal(replica)
+    flip(journal, written_bytes(journal) // 2)
+    replica.start()
+    cluster.wait_connected()
+    cluster.converged()
+    assert replica.syncs().full == 1
+
+
+def test_a_full_disk_refuses_writes_serves_reads_and_needs_no_restart(cluster: Cluster) -> None:
+    node = cluster.master_node(
+        "master", storage={"journal_file_bytes": 2 * MIB, "journal_bytes_max": 8 * MIB}
+    )
+    cluster.master = node
+    with mounted_tmpfs(node.data_directory, 16 * MIB):
+        node.start()
+        cluster.ledger.created("alpha", node.post("/collections", {"name": "alpha", "dimension": 8}))
+        cluster.write(50)
+        filler = node.data_directory / "filler"
+        filler.write_bytes(bytes(room_bytes(node) - 64 * 1024))
+        refused = fill_until_refused(node)
+        assert refused["error_type"] == "insufficient_storage"
+        assert node.get("/collections/alpha/vectors?limit=1")["vectors"]
+        offset = node.offset
+        filler.unlink()
+        wait_until(lambda: try_write(node) == 200, "writes are taken again when there is room")
+        assert node.offset > offset
+        node.restart(kill=True)
+        assert node.request("GET", vector_path("alpha", "filling")).status == 200
+        node.end()
+
+
+def room_bytes(node: Node) -> int:
+    """Free bytes on the file system of the data directory."""
+    done = subprocess.run(
+        ["df", "--output=avail", "-B1", str(node.data_directory)], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout.split()[1])
+
+
+def try_write(node: Node) -> int:
+    row = {"id": "filling", "vector": [1.0] * 8, "payload": {"text": "x" * 50_000}}
+    return node.request("POST", "/collections/alpha/vectors", {"vectors": [row]}).status
+
+
+def fill_until_refused(node: Node) -> dict[str, object]:
+    """Overwrite one row until the journal has no room; the refusal."""
+    row = {"id": "filling", "vector": [1.0] * 8, "payload": {"text": "x" * 50_000}}
+    for _ in range(1000):
+        answer = node.request("POST", "/collections/alpha/vectors", {"vectors": [row]})
+        if answer.status != 200:
+            assert answer.status == 507, answer
+            body: dict[str, object] = answer.body
+            return body
+    raise AssertionError("never refused")
+
+
+def test_sigterm_finishes_what_runs_gives_replicas_the_rest_and_exits_0(cluster: Cluster) -> None:
+    cluster.start(replicas=1)
+    [replica] = cluster.replicas
+    with cluster.load() as load:
+        load.wait_sent(100)
+        code = cluster.master.stop()
+    assert code == 0
+    offset = max(number for _, number in cluster.ledger.offsets)
+    wait_until(lambda: replica.offset >= offset, "the replica got the rest")
+    cluster.ledger.assert_holds(replica)
+
+
+def test_sigterm_answers_the_requests_that_run(cluster: Cluster) -> None:
+    cluster.start(replicas=0, collections=("alpha",))
+    rows = [{"id": f"r{number}", "vector": [1.0] * 8} for number in range(10_000)]
+    outcomes: list[object] = []
+
+    def write() -> None:
+        try:
+            answer = cluster.master.request("POST", "/collections/alpha/vectors", {"vectors": rows})
+            outcomes.append(answer.status)
+        except InDoubt as error:
+            outcomes.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    wait_until(lambda: cluster.master.offset >= 1, "the server runs")
+    assert cluster.master.stop() == 0
+    thread.join()
+    cluster.master.start()
+    count = cluster.master.get("/collections/alpha")["vector_count"]
+    assert (outcomes, count) == ([200], 10_000) or (outcomes != [200] and count in (0, 10_000))
+
+
+def test_a_second_process_on_the_same_data_directory_exits_2(cluster: Cluster) -> None:
+    cluster.start(replicas=0)
+    second = cluster.node("second", {"storage": {"data_dir": str(cluster.master.data_directory)}})
+    second.data_directory = cluster.master.data_directory
+    with pytest.raises(NotStarted):
+        second.start()
+    assert second.exit_code() == 2
+    assert str(cluster.master.data_directory) in second.log()
+    assert "Traceback" not in second.log()
+
+
+def test_check_verifies_a_data_directory_offline(cluster: Cluster) -> None:
+    cluster.start(replicas=0)
+    cluster.write(100)
+    cluster.master.stop()
+    assert check(cluster.master).returncode == 0
+    files = [path for path in cluster.master.data_directory.rglob("*") if path.suffix in {".npy", ".bson"}]
+    journal = newest_journal(cluster.master)
+    damaged = files[0] if files else journal
+    flip(damaged, written_bytes(damaged) // 2)
+    found = check(cluster.master)
+    assert found.returncode != 0
+    assert damaged.name in found.stdout + found.stderr
+
+
+def check(node: Node) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "check", str(node.data_directory)],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        check=False,
+        timeout=30,
+    )

@@ -1,0 +1,206 @@
+"""Full sync under fire: cut, flipped, killed, throttled, without room; never half a data set."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from tests.cluster.harness import Cluster, Node, replication_address, wait_until
+from tests.cluster.harness.tmpfs import mounted_tmpfs
+
+CUT_POINTS = 12
+FLIP_POINTS = 6
+ROWS = 4000
+DIMENSION = 64
+LOAD_BYTES = ROWS * DIMENSION * 4
+SMALL_CHUNKS = {"replication": {"snapshot_chunk_bytes": 65536}}
+
+
+def bulk(node: Node, name: str = "bulk", rows: int = ROWS) -> None:
+    """A collection with about a megabyte of vectors."""
+    node.post("/collections", {"name": name, "dimension": DIMENSION, "metric": "dot"})
+    vectors = np.random.default_rng(3).standard_normal((rows, DIMENSION)).astype("<f4")
+    for start in range(0, rows, 1000):
+        part = vectors[start : start + 1000]
+        ids = [f"{name}-{start + number}" for number in range(len(part))]
+        node.post_bson(f"/collections/{name}/vectors", {"ids": ids, "vectors": part.tobytes()})
+
+
+def complete_or_refused(replica: Node, vector_count: int) -> bool:
+    """A replica in the middle of its first sync serves everything or says 503, nothing between."""
+    answer = replica.request("GET", "/collections/bulk")
+    return answer.status == 503 or (answer.status == 200 and answer.body["vector_count"] == vector_count)
+
+
+def syncing(replica: Node) -> bool:
+    """Is a full sync under way, with some of it received?"""
+    return bool((replica.status().get("sync") or {}).get("bytes_received"))
+
+
+def test_cut_at_points_spread_over_the_transfer_then_it_succeeds(cluster: Cluster) -> None:
+    cluster.start(replicas=0, **SMALL_CHUNKS)
+    bulk(cluster.master)
+    link = cluster.proxy_to(cluster.master)
+    link.cut_after(1)
+    replica = cluster.replica_node(link.address).start()
+    cluster.replicas.append(replica)
+    for point in range(1, CUT_POINTS):
+        wait_until(lambda goal=point: link.faults_met >= goal, f"cut number {point}", 10)
+        assert complete_or_refused(replica, ROWS)
+        link.cut_after(point * LOAD_BYTES // CUT_POINTS)
+    wait_until(lambda: link.faults_met >= CUT_POINTS, "the last cut", 10)
+    cluster.wait_connected()
+    cluster.converged()
+    assert replica.running
+    assert replica.syncs().full == cluster.master.syncs().full == 1
+
+
+def test_a_flipped_bit_anywhere_is_refused_by_checksum_and_asked_for_anew(cluster: Cluster) -> None:
+    cluster.start(replicas=0, **SMALL_CHUNKS)
+    bulk(cluster.master)
+    link = cluster.proxy_to(cluster.master)
+    link.flip(40)
+    replica = cluster.replica_node(link.address).start()
+    cluster.replicas.append(replica)
+    for point in range(1, FLIP_POINTS + 1):
+        wait_until(lambda goal=point: link.faults_met >= goal, f"flip number {point}", 10)
+        assert complete_or_refused(replica, ROWS)
+        if point < FLIP_POINTS:
+            link.flip(point * LOAD_BYTES // FLIP_POINTS)
+    cluster.wait_connected()
+    cluster.converged()
+    assert replica.syncs().full == 1
+    assert "frame_corrupt" in replica.log() or "checksum" in replica.log()
+
+
+def test_old_data_of_the_same_history_is_served_until_the_new_is_complete(cluster: Cluster) -> None:
+    cluster.start(replicas=1, proxied=True, replication={"log_size": 10, "snapshot_chunk_bytes": 65536})
+    [replica], [link] = cluster.replicas, cluster.links
+    cluster.write(20)
+    cluster.converged()
+    before = replica.digests()
+    link.refuse()
+    bulk(cluster.master)
+    cluster.write(20, seed=2)
+    link.flip(LOAD_BYTES // 2)
+    link.bytes_per_sec = LOAD_BYTES / 2
+    link.accept()
+    wait_until(lambda: syncing(replica), "the full sync is under way")
+    assert replica.digests() == before
+    wait_until(lambda: link.faults_met, "a bit was flipped")
+    assert replica.digests() == before
+    link.heal()
+    cluster.converged()
+    assert replica.syncs().full == 2
+
+
+def test_a_replica_killed_while_receiving_starts_clean(cluster: Cluster) -> None:
+    cluster.start(replicas=0, **SMALL_CHUNKS)
+    bulk(cluster.master)
+    link = cluster.proxy_to(cluster.master)
+    link.bytes_per_sec = LOAD_BYTES / 2
+    replica = cluster.replica_node(link.address).start()
+    cluster.replicas.append(replica)
+    wait_until(lambda: syncing(replica), "the full sync is under way")
+    replica.kill()
+    link.heal()
+    replica.start()
+    cluster.wait_connected()
+    cluster.converged()
+    assert replica.syncs().full == 1
+
+
+def test_a_master_killed_while_sending_leaves_the_replica_its_data(cluster: Cluster) -> None:
+    cluster.start(replicas=1, proxied=True, replication={"log_size": 10, "snapshot_chunk_bytes": 65536})
+    [replica], [link] = cluster.replicas, cluster.links
+    cluster.write(20)
+    cluster.converged()
+    before = replica.digests()
+    link.refuse()
+    bulk(cluster.master)
+    cluster.write(20, seed=2)
+    link.heal()
+    link.bytes_per_sec = LOAD_BYTES / 2
+    wait_until(lambda: syncing(replica), "the full sync is under way")
+    cluster.master.kill()
+    assert replica.digests() == before
+    link.heal()
+    cluster.master.start()
+    cluster.wait_connected()
+    cluster.converged()
+
+
+def test_writes_go_on_during_the_transfer_and_are_not_slowed_much(cluster: Cluster) -> None:
+    cluster.start(replicas=0, **SMALL_CHUNKS)
+    bulk(cluster.master)
+    without = slowest_but_one_percent(cluster, 300, seed=2)
+    link = cluster.proxy_to(cluster.master)
+    link.bytes_per_sec = LOAD_BYTES / 2
+    replica = cluster.replica_node(link.address).start()
+    cluster.replicas.append(replica)
+    wait_until(lambda: syncing(replica), "the full sync is under way")
+    during = slowest_but_one_percent(cluster, 300, seed=3)
+    assert during < 3 * without + 0.025
+    link.heal()
+    cluster.wait_connected()
+    cluster.converged()
+    assert replica.syncs().full == 1
+
+
+def test_one_slow_and_one_dropped_replica_do_not_hinder_the_others(cluster: Cluster) -> None:
+    cluster.start(replicas=0, **SMALL_CHUNKS)
+    for number in range(4):
+        bulk(cluster.master, f"bulk{number}" if number else "bulk")
+    before = cluster.master.anonymous_bytes()
+    links = [cluster.proxy_to(cluster.master) for _ in range(3)]
+    slow, dropped, _ = links
+    slow.bytes_per_sec = LOAD_BYTES / 4
+    dropped.cut_after(LOAD_BYTES)
+    cluster.replicas = [cluster.replica_node(link.address, f"r{link.port}").start() for link in links]
+    cluster.wait_connected(cluster.replicas[2])
+    cluster.converged(cluster.replicas[2])
+    wait_until(lambda: dropped.faults_met, "the second one was cut")
+    cluster.converged(cluster.replicas[1])
+    assert syncing(cluster.replicas[0])
+    assert cluster.master.anonymous_bytes() - before < 4 * LOAD_BYTES + (24 << 20)
+    slow.heal()
+    cluster.converged()
+
+
+def test_a_full_disk_on_the_replica_keeps_old_data_and_is_tried_again(cluster: Cluster) -> None:
+    cluster.start(replicas=0, collections=("alpha",), replication={"log_size": 10})
+    cluster.write(20)
+    replica = cluster.replica_node(
+        replication_address(cluster.master),
+        storage={"journal_file_bytes": 1 << 20, "journal_bytes_max": 4 << 20},
+    )
+    with mounted_tmpfs(replica.data_directory, 16 << 20):
+        cluster.replicas.append(replica.start())
+        cluster.wait_connected()
+        cluster.converged()
+        before = replica.digests()
+        filler = replica.data_directory / "filler"
+        replica.stop()
+        filler.write_bytes(bytes(8 << 20))
+        for number in range(8):
+            bulk(cluster.master, f"bulk{number}")
+        replica.start()
+        wait_until(lambda: "space" in replica.log().lower(), "the full disk is told")
+        assert replica.digests() == before
+        assert cluster.master.get("/health")["status"]
+        filler.unlink()
+        cluster.wait_connected()
+        cluster.converged()
+        replica.end()
+
+
+def slowest_but_one_percent(cluster: Cluster, count: int, seed: int) -> float:
+    """The 99th percentile of the time of single writes, in seconds."""
+    writer = cluster.load(writers=1, seed=seed).writers[0]
+    taken = []
+    for _ in range(count):
+        began = time.perf_counter()
+        writer.upsert()
+        taken.append(time.perf_counter() - began)
+    return sorted(taken)[int(count * 0.99) - 1]

@@ -1,0 +1,81 @@
+"""Guards: what a replica refuses, by role and not by path."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.harness import Cluster, vector_of, wait_until
+
+WRITES = [
+    ("POST", "/collections", {"name": "new", "dimension": 4}),
+    ("DELETE", "/collections/alpha", None),
+    ("POST", "/collections/alpha/vectors", {"vectors": [{"id": "x", "vector": vector_of(1)}]}),
+    ("PUT", "/collections/alpha/vectors/x", {"payload": {"a": 1}}),
+    ("DELETE", "/collections/alpha/vectors/x", None),
+    ("POST", "/collections/alpha/vectors/delete", {"ids": ["x"]}),
+    ("POST", "/collections/alpha/vectors/delete", {"filter": {"must": [{"key": "a", "match": 1}]}}),
+]
+READS = [
+    ("GET", "/collections", None),
+    ("GET", "/collections/alpha", None),
+    ("GET", "/collections/alpha/vectors?limit=5", None),
+    ("GET", "/collections/alpha/digest", None),
+    ("POST", "/collections/alpha/search", {"vector": vector_of(1)}),
+    ("POST", "/collections/alpha/search/batch", {"searches": [{"vector": vector_of(1)}]}),
+    ("GET", "/health", None),
+    ("GET", "/replication/status", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "document"), WRITES)
+def test_a_write_on_a_replica_is_refused_with_the_masters_address(
+    quiet_cluster: Cluster, method: str, path: str, document: dict[str, object] | None
+) -> None:
+    replica, master = quiet_cluster.replicas[0], quiet_cluster.master
+    before = replica.offset
+    answer = replica.request(method, path, document)
+    assert answer.status == 403
+    assert answer.body["error_type"] == "read_only_replica"
+    assert f"127.0.0.1:{master.port}" in answer.body["details"]["master"]
+    assert f"127.0.0.1:{master.port}" in answer.headers["x-vectorizer-master"]
+    assert replica.offset == before
+
+
+@pytest.mark.parametrize(("method", "path", "document"), READS)
+def test_every_read_is_served_by_a_replica(
+    quiet_cluster: Cluster, method: str, path: str, document: dict[str, object] | None
+) -> None:
+    assert quiet_cluster.replicas[1].request(method, path, document).status == 200
+
+
+def test_a_replica_may_redirect_writes_to_its_master(cluster: Cluster) -> None:
+    cluster.start(replicas=1, replication={"replica_writes": "redirect"})
+    [replica] = cluster.replicas
+    path = "/collections/alpha/vectors"
+    answer = replica.request("POST", path, {"vectors": [{"id": "x", "vector": vector_of(1)}]})
+    assert answer.status == 307
+    assert answer.headers["location"] == f"http://127.0.0.1:{cluster.master.port}{path}"
+
+
+def test_a_refused_write_changes_nothing_and_takes_no_offset(quiet_cluster: Cluster) -> None:
+    master = quiet_cluster.master
+    before = master.offset
+    path = "/collections/alpha/vectors"
+    good, bad = {"id": "good", "vector": vector_of(1)}, {"id": "bad", "vector": [1.0]}
+    assert master.request("POST", path, {"vectors": [good, bad]}).status == 400
+    assert master.request("POST", path, {"vectors": []}).status == 400
+    assert master.request("POST", "/collections", {"name": "alpha", "dimension": 8}).status == 409
+    assert master.request("GET", f"{path}/good").status == 404
+    assert master.offset == before
+
+
+def test_a_replica_without_complete_data_says_so_on_data_routes(cluster: Cluster) -> None:
+    cluster.start(replicas=0)
+    link = cluster.proxy_to(cluster.master)
+    link.swallow()
+    replica = cluster.replica_node(link.address).start()
+    for method, path, document in READS[:6]:
+        assert replica.request(method, path, document).status == 503
+    assert replica.request("GET", "/health").status == 200
+    link.heal()
+    wait_until(lambda: replica.request("GET", "/collections/alpha").status == 200, "the first sync is done")
