@@ -1,0 +1,256 @@
+"""The database: a node with greenlets around it, for durability, waiting and background work.
+
+Which greenlet does what:
+
+- *committer*: takes what the node has buffered for the journal, writes and syncs it in a native thread, then wakes
+  all who wait for durability and the senders of the stream. One batch at a time: what arrives meanwhile is the next.
+- *syncer* (``fsync: everysec``): syncs what is written, once a second.
+- *maintenance* (see ``maintenance``): seals, merges, builds graphs, writes checkpoints.
+- *watch* (see ``loop_delay``): measures how long the event loop is held.
+
+Each is linked to ``fail``: its unexpected end stops the process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+import gevent
+from gevent.event import AsyncResult, Event
+from gevent.lock import RLock
+from gevent.threadpool import ThreadPool
+
+from vectorizer import logs
+from vectorizer.config import Settings
+from vectorizer.errors import RequestError, VectorizerError, syncing
+from vectorizer.node import Node, NodeFailure, NodeLimits, Role
+from vectorizer.operations import Operation
+from vectorizer.storage.chunk import View
+from vectorizer.storage.collection import Collection
+from vectorizer.storage.data_directory import DataDirectory
+from vectorizer.storage.journal import Journal
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+JOURNAL_THREADS = 1
+READ_THREADS = 4
+WORK_THREADS = 2
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """Where a write stands in the history."""
+
+    offset: int
+    replication_id: str
+
+
+def node_limits(settings: Settings) -> NodeLimits:
+    """The settings that the node itself obeys."""
+    return NodeLimits(
+        log_size=settings.replication.log_size,
+        log_bytes_max=settings.replication.log_bytes_max,
+        frame_bytes_max=settings.limits.frame_bytes_max,
+        collections_max=settings.limits.collections_max,
+        durable_only=settings.storage.fsync == "always",
+    )
+
+
+class Database:
+    """A node that can be waited on. All methods belong to the event loop."""
+
+    def __init__(self, settings: Settings, directory: DataDirectory, node: Node) -> None:
+        self.settings = settings
+        self.directory = directory
+        self.node = node
+        self.failed: AsyncResult[VectorizerError] = AsyncResult()
+        self.maintenance_lock = RLock()
+        self._pending = Event()
+        self._durable = Event()
+        self._listeners: list[Callable[[], None]] = []
+        self._journal_threads = ThreadPool(JOURNAL_THREADS)
+        self._read_threads = ThreadPool(READ_THREADS)
+        self._work_threads = ThreadPool(WORK_THREADS)
+        self._greenlets: list[gevent.Greenlet] = []
+        self._closing = False
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start committing."""
+        self.own(gevent.spawn(self._commit), "committer")
+        self.own(gevent.spawn(self._sync_each_second), "syncer")
+        self._pending.set()  # the history's newest entry is buffered already
+
+    def own(self, greenlet: gevent.Greenlet, name: str) -> None:
+        """This greenlet runs as long as the database; its unexpected end stops the process."""
+
+        def ended(dead: gevent.Greenlet) -> None:
+            if not self._closing:
+                self.fail(NodeFailure(f"the {name} has ended: {dead.exception!r}"))
+
+        greenlet.link(ended)
+        self._greenlets.append(greenlet)
+
+    def fail(self, error: VectorizerError) -> None:
+        """This process cannot go on; whoever waits for ``failed`` ends it. Nothing is acknowledged any more."""
+        if self.node.failure is None:
+            self.node.failure = error if isinstance(error, NodeFailure) else NodeFailure(str(error))
+        if not self.failed.ready():
+            log.error("failed", reason=str(error))
+            self.failed.set(error)
+        self._wake()
+
+    def close(self) -> None:
+        """Write and sync what is buffered, then stop."""
+        if self.node.failure is None:
+            self.flush()
+        self._closing = True
+        gevent.killall(self._greenlets)
+        for threads in (self._journal_threads, self._read_threads, self._work_threads):
+            threads.kill()
+        self.node.journal.close()
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def write(self, operation: Operation) -> WriteResult:
+        """Commit a client's operation and wait until it is as durable as the settings promise.
+
+        The commit itself happens before anything else runs. RequestError if it is refused; 503 ``outcome_unknown`` if
+        the node failed or changed its data between commit and durability.
+        """
+        node = self.node
+        try:
+            offset = node.commit(operation, time.monotonic(), time.time_ns() // 1_000_000)
+        except NodeFailure as error:
+            self.fail(error)
+            raise RequestError(503, "failed", str(error)) from error
+        result = WriteResult(offset, node.replication_id)
+        self.committed()
+        if self.settings.storage.fsync == "always":
+            self.wait_durable(offset)
+        return result
+
+    def apply_frame(self, encoded: bytes) -> int:
+        """Take an operation of the master's stream; its offset. See ``Node.apply_frame`` for errors."""
+        try:
+            offset = self.node.apply_frame(encoded, time.monotonic())
+        except NodeFailure as error:
+            self.fail(error)
+            raise
+        self.committed()
+        return offset
+
+    def committed(self) -> None:
+        """Something is buffered for the journal."""
+        self._pending.set()
+        if not self.node.limits.durable_only:
+            self._wake()
+
+    def wait_durable(self, offset: int) -> None:
+        """Return when the operation at this offset is durable."""
+        journal = self.node.journal
+        while journal.durable_offset < offset:
+            if self.node.failure is not None or self.node.journal is not journal:
+                raise RequestError(
+                    503, "outcome_unknown", "the node stopped or changed its data before this write was durable"
+                )
+            self._durable.wait()
+
+    def flush(self) -> None:
+        """Write and sync all that is buffered, whatever ``fsync`` says."""
+        journal, offset = self.node.journal, self.node.offset
+        while journal.pending and self.node.failure is None:
+            self._pending.set()
+            self._durable.wait(0.05)
+        if journal.durable_offset < offset:
+            self._sync(journal)
+
+    def data_replaced(self) -> None:
+        """The node's data was swapped: wake all who waited for the old one."""
+        self._pending.set()
+        self._wake()
+
+    # -- waiting for others -----------------------------------------------------------------------------------------
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` whenever operations may be sent or have become durable; it must not switch greenlets."""
+        self._listeners.append(listener)
+
+    def unsubscribe(self, listener: Callable[[], None]) -> None:
+        """The opposite of ``subscribe``."""
+        self._listeners.remove(listener)
+
+    def _wake(self) -> None:
+        durable, self._durable = self._durable, Event()
+        durable.set()
+        for listener in self._listeners:
+            listener()
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def collection(self, name: str) -> Collection:
+        """A collection; RequestError 404, or 503 while there is no complete data."""
+        self.guard_readable()
+        return self.node.store.get(name)
+
+    def view(self, name: str) -> View:
+        """A collection as it is now."""
+        return self.collection(name).view(self.node.offset)
+
+    def guard_readable(self) -> None:
+        """RequestError 503 while there is no complete data to serve."""
+        if not self.node.has_complete_data:
+            raise syncing()
+
+    def run_native(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run in a native thread for reads, while the event loop goes on; errors are raised here."""
+        result: R = self._read_threads.apply(function, args, kwargs)
+        return result
+
+    def run_work(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same in the threads for background work on files."""
+        result: R = self._work_threads.apply(function, args, kwargs)
+        return result
+
+    # -- the journal's greenlets ------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        while True:
+            self._pending.wait()
+            self._pending.clear()
+            journal = self.node.journal
+            synced = self.settings.storage.fsync == "always"
+            while (batch := journal.take_batch()) is not None:
+                try:
+                    self._journal_threads.apply(batch.write, (synced,))
+                except OSError as error:
+                    self.fail(NodeFailure(f"the journal cannot be written ({error}); nothing more is acknowledged"))
+                    return
+                journal.complete(batch)
+                self._wake()
+
+    def _sync_each_second(self) -> None:
+        while True:
+            gevent.sleep(1.0)
+            if self.settings.storage.fsync == "everysec" and self.node.journal.durable_offset < self.node.offset:
+                self._sync(self.node.journal)
+
+    def _sync(self, journal: Journal) -> None:
+        try:
+            self._journal_threads.apply(journal.sync)
+        except OSError as error:
+            self.fail(NodeFailure(f"the journal cannot be synced ({error}); nothing more is acknowledged"))
+            return
+        self._wake()
+
+    @property
+    def role(self) -> Role:
+        """The node's role."""
+        return self.node.role

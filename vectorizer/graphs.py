@@ -1,0 +1,150 @@
+"""Graphs: built one at a time by a niced child process, loaded in a native thread, then used by searches.
+
+nmslib holds the GIL for long stretches while it takes rows in, and keeps freed memory; in a process of its own it
+disturbs nobody, and its crash is no more than a line in the log. A builder is ended with the node that started it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import gevent
+from gevent import subprocess
+from gevent.event import Event
+
+from vectorizer import logs
+from vectorizer.storage.graph_files import graph_file_infos, load_graph
+from vectorizer.storage.sealing import segment_directory_name
+
+if TYPE_CHECKING:
+    from vectorizer.database import Database
+    from vectorizer.storage.collection import Collection
+    from vectorizer.storage.segment import SealedSegment
+
+POLL_SECS = 1.0
+FAILURES_MAX = 3
+RETRY_SECS = 5.0
+
+log = logs.get(__name__)
+
+
+class GraphBuilder:
+    """Owner of the builder greenlet; ``changed`` is called when a segment has got its graph."""
+
+    def __init__(self, database: Database, changed: Callable[[], None]) -> None:
+        self._database = database
+        self._changed = changed
+        self._wake = Event()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._failures: dict[str, int] = {}
+        self.built = 0
+        self.failed = 0
+        self.build_secs = 0.0
+
+    def start(self) -> None:
+        """Start building."""
+        self._database.own(gevent.spawn(self._run), "graph builder")
+
+    def wake(self) -> None:
+        """There may be a new segment."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End a running builder."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.kill()
+
+    @property
+    def building(self) -> bool:
+        """Whether a child process is at work."""
+        return self._child is not None
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._wake.wait(POLL_SECS)
+                self._wake.clear()
+                while (found := self._next()) is not None:
+                    self._build(*found)
+        finally:
+            self.stop()
+
+    def _next(self) -> tuple[Collection, SealedSegment] | None:
+        """The segment that needs a graph most: the largest that is not about to be merged."""
+        rows_min = self._database.settings.index.graph_rows_min
+        best: tuple[Collection, SealedSegment] | None = None
+        for collection in self._database.node.store.collections.values():
+            taken = {name for merge in collection.merges for name in merge.segments}
+            for segment in collection.segments:
+                if segment.graph is not None or segment.rows < rows_min or segment.name in taken:
+                    continue
+                if self._failures.get(segment_directory_name(collection, segment.name), 0) >= FAILURES_MAX:
+                    continue
+                if best is None or segment.rows > best[1].rows:
+                    best = collection, segment
+        return best
+
+    def _build(self, collection: Collection, segment: SealedSegment) -> None:
+        database = self._database
+        generation = database.node.generation
+        name = segment_directory_name(collection, segment.name)
+        path = f"{database.directory.segments_path(generation)}/{name}"
+        started = time.monotonic()
+        code = self._run_child(path, collection)
+        if segment not in collection.segments or database.node.generation != generation:
+            return
+        if code != 0:
+            self.failed += 1
+            self._failures[name] = self._failures.get(name, 0) + 1
+            log.warning("graph_build_failed", collection=collection.config.name, segment=segment.name, exit_code=code)
+            gevent.sleep(RETRY_SECS)
+            return
+        try:
+            files = database.run_work(graph_file_infos, database.directory.disk, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOSPC):
+                raise
+            return  # the segment was dropped or merged away meanwhile
+        graph = database.run_work(load_graph, database.directory.disk, path, collection.config, files, verify=False)
+        if graph is None:
+            self._failures[name] = self._failures.get(name, 0) + 1
+            return
+        if segment in collection.segments:
+            segment.graph = graph
+            segment.files = {**segment.files, **files}
+            self.built += 1
+            self.build_secs += time.monotonic() - started
+            self._changed()
+            log.info(
+                "graph_built",
+                collection=collection.config.name,
+                segment=segment.name,
+                rows=segment.rows,
+                secs=round(time.monotonic() - started, 3),
+            )
+
+    def _run_child(self, path: str, collection: Collection) -> int:
+        """Run the builder on a segment's directory; its exit code."""
+        index, config = self._database.settings.index, collection.config
+        command = [
+            *(sys.executable, "-m", "vectorizer.index.build", path),
+            *("--metric", config.metric, "--m", str(config.hnsw_m)),
+            *("--ef-construction", str(config.ef_construction)),
+            *("--threads", str(index.builder_threads), "--niceness", str(index.builder_niceness)),
+            *("--parent", str(os.getpid())),
+        ]
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            return int(self._child.wait())
+        finally:
+            self.stop()
+            self._child = None
+
+

@@ -1,0 +1,179 @@
+"""Background work of a node, one piece at a time: seal, merge, plan merges, write checkpoints, trim the journal.
+
+Each piece is made on the event loop, runs in a native thread, and is finished on the loop. A disk without room is
+waited for: the rows stay where they are, in memory and in the journal. Graphs are built beside it (``graphs``).
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from dataclasses import replace
+
+import gevent
+from gevent.event import Event
+
+from vectorizer import logs
+from vectorizer.database import Database
+from vectorizer.errors import RequestError
+from vectorizer.graphs import GraphBuilder
+from vectorizer.node import NodeFailure
+from vectorizer.operations import Merge as MergeOperation
+from vectorizer.storage import merging, sealing
+from vectorizer.storage.checkpoint import capture
+from vectorizer.storage.manifest import Manifest
+
+RETRY_SECS = 5.0
+POLL_SECS = 0.5
+SETTLE_SECS = 2.0
+"""So long new segments wait for more before a checkpoint names them: recovery only reads more journal until then."""
+
+log = logs.get(__name__)
+
+
+class Maintenance:
+    """Owner of the maintenance greenlet of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._wake = Event()
+        self._graphs = GraphBuilder(database, self.segments_changed)
+        self._segments_changed_at: float | None = None
+        self._checkpoint_at = time.monotonic()
+        self._checkpoint_position = 0
+        self.pins: dict[object, tuple[int, set[str], float]] = {}
+        """Of running full syncs: offset after which the journal is needed, directories of segments, since when."""
+
+    def start(self) -> None:
+        """Start working."""
+        self._database.own(gevent.spawn(self._run), "maintenance")
+        self._graphs.start()
+
+    def pin(self, owner: object, offset: int, directories: set[str]) -> None:
+        """Keep files and journal for a running full sync."""
+        self.pins[owner] = offset, directories, time.monotonic()
+
+    def segments_changed(self) -> None:
+        """Files were made that no manifest names yet."""
+        if self._segments_changed_at is None:
+            self._segments_changed_at = time.monotonic()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(POLL_SECS)
+            self._wake.clear()
+            try:
+                with self._database.maintenance_lock:
+                    while self._work():
+                        pass
+                    if self._checkpoint_due():
+                        self.checkpoint()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    self._database.fail(NodeFailure(f"background work failed: {error}"))
+                    return
+                log.warning("disk_full", retry_secs=RETRY_SECS, error=str(error))
+                gevent.sleep(RETRY_SECS)
+
+    def _work(self) -> bool:
+        """Do one piece of work; whether there was any."""
+        database = self._database
+        node = database.node
+        job = sealing.next_seal(database.directory, node.generation, node.store) or merging.next_merge(
+            database.directory, node.generation, node.store
+        )
+        if job is None:
+            return self._plan_merge()
+        database.run_work(job.run)
+        job.finish(node.store)
+        self.segments_changed()
+        self._graphs.wake()
+        log.debug(f"{job.kind}_done", collection=job.collection.config.name)
+        return True
+
+    def _plan_merge(self) -> bool:
+        database = self._database
+        if not database.node.writable:
+            return False
+        for collection in list(database.node.store.collections.values()):
+            segments = merging.plan(collection, database.settings.index.merge_dead_fraction)
+            if segments is not None:
+                try:
+                    database.write(MergeOperation(collection.config.name, segments))
+                except RequestError as error:  # no room on disk, or the role changed: later
+                    log.warning("merge_postponed", collection=collection.config.name, reason=str(error))
+                    return False
+                return True
+        return False
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _checkpoint_due(self) -> bool:
+        database, now = self._database, time.monotonic()
+        storage = database.settings.storage
+        if self._segments_changed_at is not None and now - self._segments_changed_at > SETTLE_SECS:
+            return True
+        if database.node.offset == database.node.manifest.offset:
+            return False
+        written = database.node.journal.appended_bytes - self._checkpoint_position
+        return written > storage.checkpoint_bytes or now - self._checkpoint_at > storage.checkpoint_interval_secs
+
+    def checkpoint(self) -> Manifest:
+        """Write a checkpoint of now and trim the journal; the manifest. OSError if there is no room."""
+        database = self._database
+        with database.maintenance_lock:
+            node = database.node
+            self._segments_changed_at = None
+            position = node.journal.appended_bytes
+            base = replace(
+                node.manifest,
+                node_id=node.node_id,
+                offset=node.offset,
+                checksum=node.last_checksum,
+                timestamp_ms=node.last_timestamp_ms,
+                history=node.history,
+            )
+            self._drop_old_pins()
+            pinned: set[str] = set().union(*(directories for _, directories, _ in self.pins.values()))
+            checkpoint = capture(database.directory, node.generation, base, node.store, pinned)
+            database.flush()
+            node.manifest = database.run_work(checkpoint.write)
+            self._checkpoint_at = time.monotonic()
+            self._checkpoint_position = position
+            database.run_work(self._trim_journal)
+            log.debug("checkpoint_done", offset=node.manifest.offset)
+            return node.manifest
+
+    def store_settings(self, stored: dict[str, object]) -> None:
+        """Write settings made by REST durably: the same data, another manifest."""
+        database = self._database
+        with database.maintenance_lock:
+            manifest = database.node.manifest.with_stored(stored)
+            database.run_work(self._write_manifest, manifest)
+            database.node.manifest = manifest
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        directory, generation = self._database.directory, self._database.node.generation
+        directory.set_current(generation, directory.write_manifest(generation, manifest))
+
+    def _drop_old_pins(self) -> None:
+        """A full sync that takes too long, or holds back too much journal, loses its pin and fails."""
+        settings, journal = self._database.settings, self._database.node.journal
+        oldest_allowed = time.monotonic() - settings.replication.snapshot_pin_secs
+        overfull = journal.bytes_held > 2 * settings.storage.journal_bytes_max
+        for owner, (offset, _, since) in list(self.pins.items()):
+            if since < oldest_allowed or overfull:
+                del self.pins[owner]
+                log.warning("full_sync_pin_dropped", offset=offset, journal_bytes=journal.bytes_held)
+
+    def _trim_journal(self) -> None:
+        """Journal files go when the manifest covers them and the window does not need them, or has no more room."""
+        node, storage = self._database.node, self._database.settings.storage
+        covered = min([node.manifest.offset, *(offset for offset, _, _ in self.pins.values())])
+        node.journal.trim(min(covered, node.offset - node.limits.log_size))
+        for file in node.journal.files():
+            if node.journal.bytes_held <= storage.journal_bytes_max:
+                break
+            if file.last_offset > covered:
+                break
+            node.journal.trim(file.last_offset)

@@ -1,0 +1,148 @@
+"""The data directory: generations of data, and the one file that says which counts.
+
+::
+
+    CURRENT                      "<generation>/<manifest>", replaced by rename
+    LOCK                         held by the process that owns the directory
+    0000000001/                  a generation: data that grew by operations from one install
+        manifest-0000000007      newest manifests (the one before is kept to go back to)
+        journal/                 see journal
+        segments/<identity>-<segment>/
+    diverged/                    operations that a newer mastership overruled
+    aside/                       generations that an operator's force replaced, until discarded
+
+Whatever ``CURRENT`` does not lead to is an unfinished step and is removed at the next start; so each procedure of
+several steps is done or not done by the one rename.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vectorizer.errors import DamageError
+from vectorizer.storage.disk import Disk
+from vectorizer.storage.manifest import Manifest
+
+CURRENT = "CURRENT"
+ASIDE = "aside"
+DIVERGED = "diverged"
+MANIFESTS_KEPT = 2
+
+
+class DataDirectory:
+    """Paths and procedures of one data directory. Blocking; called at start or in native threads."""
+
+    def __init__(self, disk: Disk, root: str) -> None:
+        self.disk = disk
+        self.root = root
+
+    # -- paths ------------------------------------------------------------------------------------------------------
+
+    def generation_path(self, generation: int) -> str:
+        """Directory of a generation."""
+        return f"{self.root}/{generation:010d}"
+
+    def journal_path(self, generation: int) -> str:
+        """Directory of its journal."""
+        return f"{self.generation_path(generation)}/journal"
+
+    def segments_path(self, generation: int) -> str:
+        """Directory of its segments."""
+        return f"{self.generation_path(generation)}/segments"
+
+    def manifest_path(self, generation: int, name: str) -> str:
+        """File of a manifest."""
+        return f"{self.generation_path(generation)}/{name}"
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def current(self) -> tuple[int, str] | None:
+        """Generation and manifest that count; None in a new data directory. DamageError if CURRENT is unreadable."""
+        path = f"{self.root}/{CURRENT}"
+        if not self.disk.exists(path):
+            if self._generations():
+                raise DamageError(
+                    path, "the file is missing but there is data beside it; restore it from a backup or move the data away"
+                )
+            return None
+        content = self.disk.read(path).decode("utf-8", "replace").strip()
+        generation, _, name = content.partition("/")
+        if not (generation.isdigit() and name.startswith("manifest-")):
+            raise DamageError(path, f"it names no manifest but {content[:80]!r}; restore it from a backup")
+        return int(generation), name
+
+    def read_manifest(self, generation: int, name: str) -> Manifest:
+        """A manifest. DamageError if it is missing or damaged."""
+        path = self.manifest_path(generation, name)
+        if not self.disk.exists(path):
+            raise DamageError(path, "the manifest is missing; restore the data directory from a backup or a replica")
+        return Manifest.decode(self.disk.read(path), path)
+
+    def manifests(self, generation: int) -> list[str]:
+        """Names of the generation's manifests, oldest first."""
+        names = self.disk.list(self.generation_path(generation))
+        return sorted(name for name in names if name.startswith("manifest-"))
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def prepare_generation(self) -> int:
+        """A new, empty generation, after all others."""
+        generation = max(self._generations(), default=0) + 1
+        self.disk.make_directory(self.generation_path(generation))
+        self.disk.make_directory(self.segments_path(generation))
+        self.disk.make_directory(self.journal_path(generation))
+        return generation
+
+    def write_manifest(self, generation: int, manifest: Manifest) -> str:
+        """Write a manifest durably beside the others; it does not count yet."""
+        names = self.manifests(generation)
+        number = int(names[-1].removeprefix("manifest-")) + 1 if names else 1
+        name = f"manifest-{number:010d}"
+        path = self.manifest_path(generation, name)
+        self.disk.write_file(path, [manifest.encode()])
+        self.disk.sync_directory(self.generation_path(generation))
+        return name
+
+    def set_current(self, generation: int, name: str) -> None:
+        """From here on this manifest counts: one rename."""
+        aside, path = f"{self.root}/{CURRENT}.new", f"{self.root}/{CURRENT}"
+        self.disk.sync_directory(self.root)  # the generation itself must be there before CURRENT leads to it
+        self.disk.write_file(aside, [f"{self.generation_path(generation).rpartition('/')[2]}/{name}\n".encode()])
+        self.disk.replace(aside, path)
+        self.disk.sync_directory(self.root)
+
+    def set_generation_aside(self, generation: int, label: str) -> str:
+        """Keep a replaced generation until the operator discards it; where it is."""
+        folder = f"{self.root}/{ASIDE}"
+        if not self.disk.exists(folder):
+            self.disk.make_directory(folder)
+        target = f"{folder}/{label}"
+        self.disk.replace(self.generation_path(generation), target)
+        self.disk.sync_directory(folder)
+        self.disk.sync_directory(self.root)
+        return target
+
+    def collect_garbage(self, generation: int, manifest: Manifest, pinned: Iterable[str] = ()) -> list[str]:
+        """Remove what neither the newest manifests nor a running sync needs; removed directories."""
+        names = self.manifests(generation)
+        needed = set(pinned) | manifest.directories()
+        for name in names[-MANIFESTS_KEPT:]:
+            needed |= self.read_manifest(generation, name).directories()
+        for name in names[:-MANIFESTS_KEPT]:
+            self.disk.remove(self.manifest_path(generation, name))
+        segments = self.segments_path(generation)
+        unneeded = [f"{segments}/{name}" for name in self.disk.list(segments) if name not in needed]
+        for path in unneeded:
+            self.disk.remove_tree(path)
+        return unneeded
+
+    def remove_other_generations(self, generation: int) -> None:
+        """Remove unfinished and replaced generations; only while nothing is received."""
+        for number in self._generations():
+            if number != generation:
+                self.disk.remove_tree(self.generation_path(number))
+
+    def _generations(self) -> list[int]:
+        if not self.disk.exists(self.root):
+            return []
+        return sorted(int(name) for name in self.disk.list(self.root) if name.isdigit() and len(name) == 10)

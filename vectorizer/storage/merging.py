@@ -1,0 +1,104 @@
+"""Merging: which segments should become one, and making it.
+
+The master plans (``plan``) and commits a merge operation; every node then makes the same segment from the rows that
+were live at the operation's offset (``Merge``), in the background, and carries over what was deleted since. Few large
+graphs answer faster than many small ones, so segments of similar size are merged up to ``segment_rows_max`` rows, and
+segments with many dead rows are rewritten.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorizer.storage.collection import Collection, PendingMerge
+from vectorizer.storage.data_directory import DataDirectory
+from vectorizer.storage.sealing import segment_directory_name
+from vectorizer.storage.segment import SealedSegment, merge_segments, open_segment
+from vectorizer.storage.store import Store
+
+FAN_IN = 4
+"""So many segments of one size class become one of the next."""
+
+
+def plan(collection: Collection, dead_fraction_max: float) -> tuple[str, ...] | None:
+    """Names of the segments that should be merged next, oldest first; None if all is well.
+
+    Only when the merges before are done, so that a plan sees what it works on.
+    """
+    if collection.merges or any(chunk.is_full for chunk in collection.growing):
+        return None
+    segments = collection.segments
+    for segment in segments:
+        if segment.dead_rows > dead_fraction_max * segment.rows:
+            return (segment.name,)
+    config = collection.config
+    by_class: dict[int, list[SealedSegment]] = {}
+    for segment in segments:
+        size_class = _size_class(segment.rows, config.segment_rows)
+        by_class.setdefault(size_class, []).append(segment)
+    for _, group in sorted(by_class.items()):
+        chosen: list[SealedSegment] = []
+        rows = 0
+        for segment in group:
+            if rows + segment.rows - segment.dead_rows <= config.segment_rows_max:
+                chosen.append(segment)
+                rows += segment.rows - segment.dead_rows
+            if len(chosen) == FAN_IN:
+                return tuple(item.name for item in chosen)
+    return None
+
+
+def _size_class(rows: int, segment_rows: int) -> int:
+    """0 for less than two freshly sealed segments, then one more for each factor of FAN_IN."""
+    size_class, bound = 0, segment_rows * 2
+    while rows >= bound:
+        size_class, bound = size_class + 1, bound * FAN_IN
+    return size_class
+
+
+class Merge:
+    """One merge operation on its way to a segment."""
+
+    kind = "merge"
+
+    def __init__(self, directory: DataDirectory, generation: int, collection: Collection, merge: PendingMerge) -> None:
+        self.collection = collection
+        self.merge = merge
+        by_name = {segment.name: segment for segment in collection.segments}
+        self._sources = [by_name[name] for name in merge.segments if name in by_name]
+        self._disk = directory.disk
+        self._path = f"{directory.segments_path(generation)}/{segment_directory_name(collection, merge.name)}"
+        self._kept: list[npt.NDArray[np.int32]] = []
+        self._segment: SealedSegment | None = None
+
+    def run(self) -> None:
+        """Write the segment. Blocking; OSError if the disk has no room: try again."""
+        if self._disk.exists(self._path):
+            self._disk.remove_tree(self._path)
+        self._kept = [
+            np.flatnonzero(source.deleted_at > self.merge.offset).astype(np.int32) for source in self._sources
+        ]
+        if not any(len(rows) for rows in self._kept):
+            return
+        files = merge_segments(self._disk, self._path, list(zip(self._sources, self._kept, strict=True)))
+        self._segment = open_segment(self._disk, self._path, self.merge.name, files, verify=False)
+
+    def finish(self, store: Store) -> None:
+        """Serve the rows from the merged segment from here on."""
+        if store.collections.get(self.collection.config.name) is self.collection:
+            self.collection.install_merged(self.merge, self._segment, self._kept)
+
+
+def next_merge(directory: DataDirectory, generation: int, store: Store) -> Merge | None:
+    """The next merge whose sources are all sealed, if any."""
+    for collection in store.collections.values():
+        if collection.merges:
+            names = {segment.name for segment in collection.segments}
+            merge = collection.merges[0]
+            waiting = {chunk.name for chunk in collection.growing}
+            if not waiting.intersection(merge.segments) and names.intersection(merge.segments):
+                return Merge(directory, generation, collection, merge)
+            if not waiting.intersection(merge.segments):
+                collection.merges.pop(0)  # all sources were merged away without rows: nothing is left to make
+    return None

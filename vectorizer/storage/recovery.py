@@ -1,0 +1,193 @@
+"""From a data directory to a node's data: at start, after a full sync, and after going back to a fork.
+
+The manifest that counts gives the data at its offset, the journal everything after it; both are verified. What was
+never acknowledged may be cut off the end of the journal; any other damage stops the start with a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vectorizer import codec, frame
+from vectorizer.errors import DamageError, RequestError
+from vectorizer.operations import OperationError, decode_entry
+from vectorizer.replication.history import History
+from vectorizer.replication.log import ReplicationLog
+from vectorizer.storage.checkpoint import restore_deletions
+from vectorizer.storage.collection import Collection, PendingMerge
+from vectorizer.storage.data_directory import DataDirectory
+from vectorizer.storage.growing import GrowingChunk
+from vectorizer.storage.journal import Journal, RecoveryReport, recover
+from vectorizer.storage.manifest import CollectionRecord, Manifest, SegmentRecord
+from vectorizer.storage.graph_files import GRAPH_FILES, load_graph
+from vectorizer.storage.segment import SealedSegment, open_segment
+from vectorizer.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class StorageOptions:
+    """Sizes that recovery and journal need."""
+
+    journal_file_bytes: int
+    journal_bytes_max: int
+    log_size: int
+    log_bytes_max: int
+
+
+@dataclass(slots=True)
+class Recovered:
+    """A node's data as read from disk."""
+
+    generation: int
+    manifest: Manifest
+    store: Store
+    journal: Journal
+    history: History
+    offset: int
+    checksum: int | None
+    timestamp_ms: int
+    log: ReplicationLog
+    report: RecoveryReport | None
+
+
+def open_data(directory: DataDirectory, options: StorageOptions, new_node_id: Callable[[], str]) -> Recovered:
+    """The data of a directory, made new if there is none. DamageError if it cannot be trusted."""
+    current = directory.current()
+    if current is None:
+        return create(directory, options, Manifest(new_node_id(), 0, None, 0, History()))
+    generation, name = current
+    directory.remove_other_generations(generation)
+    return load(directory, generation, directory.read_manifest(generation, name), options)
+
+
+def create(directory: DataDirectory, options: StorageOptions, manifest: Manifest) -> Recovered:
+    """A new generation without data, made current."""
+    directory.disk.make_directory(directory.root)
+    generation = directory.prepare_generation()
+    create_journal(directory, generation, options, manifest.offset).close()
+    name = directory.write_manifest(generation, manifest)
+    directory.set_current(generation, name)
+    return load(directory, generation, manifest, options)
+
+
+def create_journal(
+    directory: DataDirectory, generation: int, options: StorageOptions, base_offset: int
+) -> Journal:
+    """The empty journal of a new generation; its first operation will be ``base_offset + 1``."""
+    return Journal.create(
+        directory.disk,
+        directory.journal_path(generation),
+        file_bytes=options.journal_file_bytes,
+        bytes_max=options.journal_bytes_max,
+        base_offset=base_offset,
+    )
+
+
+def load(
+    directory: DataDirectory,
+    generation: int,
+    manifest: Manifest,
+    options: StorageOptions,
+    *,
+    verify: bool = True,
+) -> Recovered:
+    """Open the files of a manifest and apply the journal's operations after it. Blocking."""
+    store = Store()
+    for record in manifest.collections:
+        store.collections[record.config.name] = _open_collection(directory, generation, record, verify)
+    journal, records, report = recover(
+        directory.disk,
+        directory.journal_path(generation),
+        file_bytes=options.journal_file_bytes,
+        bytes_max=options.journal_bytes_max,
+        after_offset=manifest.offset,
+    )
+    log = ReplicationLog(options.log_size, options.log_bytes_max, manifest.offset)
+    recovered = Recovered(
+        generation,
+        manifest,
+        store,
+        journal,
+        manifest.history,
+        manifest.offset,
+        manifest.checksum,
+        manifest.timestamp_ms,
+        log,
+        report,
+    )
+    for record in records:
+        if isinstance(record, History):
+            recovered.history = record
+        else:
+            _replay(recovered, record, directory.journal_path(generation))
+    return recovered
+
+
+def _replay(recovered: Recovered, encoded: bytes, file: str) -> None:
+    """Apply one operation of the journal."""
+    try:
+        entry = decode_entry(codec.decode(frame.body_of(encoded)))
+        recovered.store.check(entry.operation)
+    except (codec.CodecError, OperationError, RequestError) as error:
+        raise DamageError(
+            file,
+            f"the operation after offset {recovered.offset} does not fit the data ({error}); "
+            "run `vectorizer check`, then restore this node from a replica or a backup",
+        ) from error
+    recovered.store.apply(entry)
+    recovered.log.append(entry.offset, encoded, 0.0)
+    recovered.offset = entry.offset
+    recovered.checksum = frame.checksum(encoded)
+    recovered.timestamp_ms = entry.timestamp_ms
+
+
+def _open_collection(
+    directory: DataDirectory, generation: int, record: CollectionRecord, verify: bool
+) -> Collection:
+    collection = Collection(record.config, record.identity, record.created_ms, record.offset)
+    collection.appended_rows = record.appended_rows
+    collection.merges = [PendingMerge(offset, segments) for offset, segments in record.merges]
+    for item in record.segments:
+        path = f"{directory.segments_path(generation)}/{item.directory}"
+        content = {name: info for name, info in item.files.items() if name not in GRAPH_FILES}
+        segment = open_segment(directory.disk, path, item.name, content, verify=verify)
+        if segment.rows != item.rows or segment.vectors.shape[1] != record.config.dimension:
+            raise DamageError(path, f"it has {segment.vectors.shape} vectors, the manifest says {item.rows} rows")
+        if item.sealed:
+            restore_deletions(segment, item)
+            attach_graph(directory, path, segment, item, record, verify)
+            collection.segments.append(segment)
+        else:
+            collection.growing.append(_regrow(segment, item, record))
+        collection.vector_count += item.rows - len(item.deleted_rows)
+    return collection
+
+
+def attach_graph(
+    directory: DataDirectory,
+    path: str,
+    segment: SealedSegment,
+    item: SegmentRecord,
+    record: CollectionRecord,
+    verify: bool,
+) -> None:
+    """Load the segment's graph if it has one; graphs are derived, so a damaged one is left out and made again."""
+    files = {name: info for name, info in item.files.items() if name in GRAPH_FILES}
+    if len(files) == len(GRAPH_FILES):
+        graph = load_graph(directory.disk, path, record.config, files, verify=verify)
+        if graph is not None:
+            segment.graph = graph
+            segment.files.update(files)
+
+
+def _regrow(segment: SealedSegment, item: SegmentRecord, record: CollectionRecord) -> GrowingChunk:
+    """Growing rows of a checkpoint, copied back into memory."""
+    chunk = GrowingChunk(item.name, record.config.segment_rows, record.config.dimension)
+    ids = [segment.id_at(row) for row in range(item.rows)]
+    payloads = [bytes(segment.payload_at(row)) for row in range(item.rows)]
+    hashes = chunk.hashes[: item.rows].copy()
+    hashes[segment.order] = segment.hashes
+    chunk.append(ids, segment.vectors, segment.norms, hashes, payloads)
+    restore_deletions(chunk, item)
+    return chunk
