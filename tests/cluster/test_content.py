@@ -29,8 +29,8 @@ def test_quiet_nodes_of_one_history_answer_every_exact_search_alike(cluster: Clu
     cluster.converged()
     filters = [
         None,
-        {"must": [{"key": "even", "match": True}]},
-        {"must_not": [{"key": "kind", "match": "k3"}]},
+        {"must": [{"key": "even", "match": {"value": True}}]},
+        {"must_not": [{"key": "kind", "match": {"value": "k3"}}]},
     ]
     for name in cluster.ledger.collections():
         for serial in range(0, 400, 40):

@@ -86,7 +86,7 @@ def test_every_kind_of_write_reaches_a_linked_replica_without_being_asked_for(cl
         lambda: master.delete(vector_path("c", "v6")),
         lambda: master.post("/collections/c/vectors/delete", {"ids": ["v7", "missing"]}),
         lambda: master.post(
-            "/collections/c/vectors/delete", {"filter": {"must": [{"key": "n", "match": 8}]}}
+            "/collections/c/vectors/delete", {"filter": {"must": [{"key": "n", "match": {"value": 8}}]}}
         ),
         lambda: master.delete("/collections/c"),
         lambda: master.post("/collections", {"name": "c", "dimension": 3}),

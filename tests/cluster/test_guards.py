@@ -13,7 +13,11 @@ WRITES = [
     ("PUT", "/collections/alpha/vectors/x", {"payload": {"a": 1}}),
     ("DELETE", "/collections/alpha/vectors/x", None),
     ("POST", "/collections/alpha/vectors/delete", {"ids": ["x"]}),
-    ("POST", "/collections/alpha/vectors/delete", {"filter": {"must": [{"key": "a", "match": 1}]}}),
+    (
+        "POST",
+        "/collections/alpha/vectors/delete",
+        {"filter": {"must": [{"key": "a", "match": {"value": 1}}]}},
+    ),
 ]
 READS = [
     ("GET", "/collections", None),

@@ -34,6 +34,8 @@ class Refused(AssertionError):
     def __init__(self, answer: Answer, request: str) -> None:
         super().__init__(f"{request}: {answer.status} {answer.body}")
         self.answer = answer
+        body = answer.body if isinstance(answer.body, dict) else {}
+        self.error_type: str = body.get("error_type", "")
 
 
 @dataclass(frozen=True, slots=True)

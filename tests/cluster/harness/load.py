@@ -19,6 +19,7 @@ JOIN_SECS = 40.0
 IDS_EACH = 400
 METRICS = ("cosine", "euclidean", "dot")
 TEMPORARY = {403, 503, 507}
+UNKNOWN_OUTCOMES = {"outcome_unknown", "failed"}
 
 
 def create_collections(node: Node, ledger: Ledger, names: Sequence[str]) -> None:
@@ -123,6 +124,10 @@ class Writer:
                 self.ledger.created(self.own, self.target().post("/collections", document))
         except InDoubt:
             self.ledger.settled(self.own, self._exists())
+        except Refused as error:
+            if error.error_type not in UNKNOWN_OUTCOMES:
+                raise
+            self.ledger.settled(self.own, self._exists())
 
     def _exists(self) -> bool:
         def status() -> int:
@@ -137,6 +142,10 @@ class Writer:
         try:
             answer = self.target().ask(method, path, document)
         except InDoubt:
+            self.ledger.may_have_written(collection, values)
+        except Refused as error:
+            if error.error_type not in UNKNOWN_OUTCOMES:
+                raise
             self.ledger.may_have_written(collection, values)
         else:
             self.ledger.wrote(collection, values, answer)
