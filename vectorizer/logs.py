@@ -11,7 +11,6 @@ system's, not gevent's: native threads log too, and a contended lock must not sw
 
 from __future__ import annotations
 
-import _thread
 import json
 import logging
 import re
@@ -20,6 +19,8 @@ from datetime import UTC, datetime
 from typing import Literal, TextIO
 
 import orjson
+
+from vectorizer.native_lock import NativeRLock
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
@@ -31,9 +32,6 @@ _LINE_BREAKS = re.compile("[\x80-\x9f\u2028\u2029]")
 _JSON_TYPES = (bool, int, float, list, dict, tuple, type(None))
 _PACKAGE = "vectorizer"
 VALUE_CHARACTERS_MAX = 4096
-
-# Imported when the process starts, before gevent may have replaced it.
-_NativeRLock = _thread.RLock
 
 
 class Log:
@@ -91,7 +89,7 @@ class LineHandler(logging.Handler):
         self.lines_lost = 0
 
     def createLock(self) -> None:
-        self.lock = _NativeRLock()
+        self.lock = NativeRLock()
 
     def emit(self, record: logging.LogRecord) -> None:
         if isinstance(record.msg, _Message):
@@ -100,7 +98,7 @@ class LineHandler(logging.Handler):
             event, fields = _foreign_message(record), {"logger": record.name}
         if self.lines_lost:
             fields = {**fields, "log_lines_lost": self.lines_lost}
-        line = self.render(record.created, record.levelname.lower(), event, fields)
+        line = self.render(record.created, record.levelname.lower(), _shortened(event), fields)
         try:
             self.stream.write(line + "\n")
             self.stream.flush()

@@ -7,6 +7,7 @@ a few instructions only and never across I/O.
 
 from __future__ import annotations
 
+from _thread import RLock as NativeRLock
 from _thread import allocate_lock as NativeLock
 
-__all__ = ["NativeLock"]
+__all__ = ["NativeLock", "NativeRLock"]
