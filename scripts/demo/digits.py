@@ -90,5 +90,5 @@ def show(master: str, replicas: list[str]) -> None:
         print(f"  {hit['id']}  shows a {hit['payload']['label']}  cosine similarity {hit['score']:.4f}")
     share = share_recognised(replicas[-1])
     print(
-        f"\nSearched on {replicas[-1]}: of {SAMPLE} images, {share:.1%} have a nearest one of the same digit.\n"
+        f"\nOf {SAMPLE} images, searched on {replicas[-1]}, {share:.1%} are nearest to one of the same digit.\n"
     )
