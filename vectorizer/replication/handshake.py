@@ -1,0 +1,194 @@
+"""Both sides of the handshake: hello, the master's answer to it, and what the replica checks in that answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from vectorizer.errors import PeerError
+from vectorizer.replication.history import History
+from vectorizer.replication.messages import PROTOCOL, Hello, Refuse, Welcome
+from vectorizer.replication.sync import Decision, Position, SyncKind, decide, fork_offset_of
+
+if TYPE_CHECKING:
+    from vectorizer.config import Settings
+    from vectorizer.replication.log import ReplicationLog
+
+
+class Upstream(Protocol):
+    """What a session reads of its node; it changes nothing there."""
+
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def log(self) -> ReplicationLog: ...
+    @property
+    def history(self) -> History: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def durable_offset(self) -> int: ...
+    @property
+    def sendable_offset(self) -> int: ...
+    @property
+    def window(self) -> tuple[int, int]: ...
+    @property
+    def position(self) -> Position: ...
+    def checksum_at(self, offset: int) -> int | None: ...
+
+
+class Downstream(Protocol):
+    """What a link reads of its node; it changes nothing there."""
+
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def position(self) -> Position: ...
+    @property
+    def history(self) -> History: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def durable_offset(self) -> int: ...
+    @property
+    def has_complete_data(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsChecksum:
+    """Memory has the operation at the replica's offset no more, the journal may: read it first."""
+
+    offset: int
+
+
+def hello(
+    node: Downstream, settings: Settings, want_full: str, force: bool, rest_address: str, listen_port: int
+) -> Hello:
+    """The first message of a replica. `want_full`: why it wants a full sync whatever its position, or ``""``."""
+    position = node.position
+    incomplete = "" if node.has_complete_data or position.offset == 0 else "incomplete_data"
+    return Hello(
+        protocol=PROTOCOL,
+        node_id=node.node_id,
+        path=(node.node_id,),
+        history=position.history,
+        offset=position.offset,
+        checksum=position.checksum,
+        has_data=position.offset > 0,
+        frame_bytes_max=settings.limits.frame_bytes_max,
+        rest_address=rest_address,
+        listen_port=listen_port,
+        full=want_full or incomplete,
+        force=force,
+    )
+
+
+def examine(node: Upstream, greeting: Hello) -> Refuse | NeedsChecksum | None:
+    """What stands before a decision: a refusal, or an operation to be read from the journal. None = decide now."""
+    if greeting.protocol != PROTOCOL:
+        text = f"the master speaks protocol {PROTOCOL}, the replica {greeting.protocol}"
+        return Refuse("protocol_mismatch", text, {"master": PROTOCOL, "replica": greeting.protocol})
+    if node.node_id in (greeting.node_id, *greeting.path):
+        text = f"node {node.node_id} would replicate from itself"
+        return Refuse("cycle", text, {"path": list(greeting.path)})
+    first, last = node.window
+    comparable = greeting.checksum is not None and first <= greeting.offset <= last
+    if comparable and node.checksum_at(greeting.offset) is None:
+        return NeedsChecksum(greeting.offset)
+    return None
+
+
+def answer(node: Upstream, greeting: Hello, journal_checksum: int | None) -> Decision | Refuse:
+    """The decision; `journal_checksum` is that of the operation at the replica's offset if the journal was asked."""
+    held = node.checksum_at(greeting.offset)
+    decision = decide(
+        node.position,
+        Position(greeting.history, greeting.offset, greeting.checksum),
+        node.window[0],
+        master_checksum=journal_checksum if held is None else held,
+        full_requested=bool(greeting.full),
+        force=greeting.force,
+    )
+    if decision.kind is not SyncKind.REFUSE:
+        return decision
+    mine, yours = (
+        place(node.node_id, node.history, node.offset),
+        place(greeting.node_id, greeting.history, greeting.offset),
+    )
+    text = f"{_SENTENCES.get(decision.reason, decision.reason)}: master {mine}, replica {yours}"
+    details = {
+        "fork_offset": decision.fork_offset,
+        "master": {
+            "replication_id": node.history.replication_id,
+            "epoch": node.history.epoch,
+            "offset": node.offset,
+        },
+        "replica": {
+            "replication_id": greeting.history.replication_id,
+            "epoch": greeting.history.epoch,
+            "offset": greeting.offset,
+        },
+    }
+    return Refuse(str(decision.reason), text, details)
+
+
+def welcome(
+    node: Upstream, decision: Decision, settings: Settings, rest_address: str, path: tuple[str, ...]
+) -> Welcome:
+    """The message that lets the replica in."""
+    first, last = node.window
+    return Welcome(
+        protocol=PROTOCOL,
+        node_id=node.node_id,
+        path=path,
+        history=node.history,
+        offset=node.offset,
+        epoch=node.history.epoch,
+        sync="partial" if decision.kind is SyncKind.PARTIAL else "full",
+        reason=str(decision.reason),
+        fork_offset=decision.fork_offset,
+        window_first=first,
+        window_last=last,
+        heartbeat_interval_secs=settings.replication.heartbeat_interval_secs,
+        frame_bytes_max=settings.limits.frame_bytes_max,
+        rest_address=rest_address,
+    )
+
+
+def check_welcome(node: Downstream, welcome: Welcome, force: bool) -> None:
+    """Raise PeerError for a master that this replica must not follow; its own word for what the master decided."""
+    held = node.offset > 0
+    if welcome.protocol != PROTOCOL:
+        text = f"the master speaks protocol {welcome.protocol}, the replica {PROTOCOL}"
+        raise PeerError("protocol_mismatch", text)
+    if node.node_id in (welcome.node_id, *welcome.path):
+        raise PeerError(
+            "cycle", f"node {node.node_id} would replicate from itself, through {welcome.node_id}"
+        )
+    mine = place(node.node_id, node.history, node.offset)
+    both = f"master {place(welcome.node_id, welcome.history, welcome.offset)}, replica {mine}"
+    if held and not force:
+        if not node.history.shares_entry(welcome.history):
+            raise PeerError("foreign_history", f"{_SENTENCES['foreign_history']}: {both}")
+        newest = node.history.entry_at(node.offset)
+        if newest is not None and newest.epoch > welcome.history.epoch:
+            raise PeerError("stale_master", f"{_SENTENCES['stale_master']}: {both}")
+    if welcome.sync == "partial" and held:
+        fork = fork_offset_of(Position(welcome.history, welcome.offset), node.position)
+        if fork != node.offset:
+            raise PeerError(
+                "bad_welcome", f"a partial sync from {node.offset}, but the histories part at {fork}: {both}"
+            )
+
+
+def place(node_id: str, history: History, offset: int) -> str:
+    """Where a node stands, for people."""
+    return f"{node_id} ({history.replication_id or 'no history'}, epoch {history.epoch}, offset {offset})"
+
+
+_SENTENCES = {
+    "foreign_history": "the two nodes' data have no common origin; only `follow` with `force` replaces it",
+    "two_masters": "both nodes took writes as masters of the same epoch; an operator must choose with `force`",
+    "stale_master": "the replica has operations of a newer mastership than this master's",
+    "no_history": "this node holds no complete data itself",
+}

@@ -1,0 +1,121 @@
+"""The two state machines of a replication link, as tables: (state, message) -> method of the machine.
+
+What is missing is illegal and closes the link with `illegal_message`. The pictures in docs/PROTOCOL.md are printed
+from these tables by `as_markdown`, and a test holds the document to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from vectorizer.replication.messages import (
+    Accept,
+    Ack,
+    Chunk,
+    Complete,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    OperationFrame,
+    Received,
+    Refuse,
+    Snapshot,
+    Welcome,
+)
+
+
+class SessionState(StrEnum):
+    """Master's side: where the conversation with one replica stands."""
+
+    HELLO = "hello"
+    CHECKING = "checking"
+    OFFERED = "offered"
+    CAPTURING = "capturing"
+    SENDING = "sending"
+    COMPLETING = "completing"
+    INSTALLING = "installing"
+    STREAMING = "streaming"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class LinkState(StrEnum):
+    """Replica's side: where the link to the master stands."""
+
+    DOWN = "down"
+    CONNECTING = "connecting"
+    HANDSHAKE = "handshake"
+    PREPARING = "preparing"
+    OFFERED = "offered"
+    RECEIVING = "receiving"
+    INSTALLING = "installing"
+    STREAMING = "streaming"
+    CLOSING = "closing"
+    REFUSED = "refused"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+CONNECTED = frozenset(
+    {
+        LinkState.HANDSHAKE,
+        LinkState.PREPARING,
+        LinkState.OFFERED,
+        LinkState.RECEIVING,
+        LinkState.INSTALLING,
+        LinkState.STREAMING,
+    }
+)
+FULL_SYNC = frozenset({LinkState.PREPARING, LinkState.OFFERED, LinkState.RECEIVING, LinkState.INSTALLING})
+FINAL = frozenset({LinkState.FAILED, LinkState.STOPPED})
+
+Table = Mapping[type[Any], str]
+_END: Table = {Goodbye: "_goodbye", Refuse: "_refused"}
+_BEAT: Table = {Heartbeat: "_heartbeat", **_END}
+
+SESSION_LEGAL: Mapping[SessionState, Table] = {
+    SessionState.HELLO: {Hello: "_hello", **_END},
+    SessionState.CHECKING: _END,
+    SessionState.OFFERED: {Hello: "_hello", Accept: "_accept", Received: "_alive", **_END},
+    SessionState.CAPTURING: {Received: "_alive", **_END},
+    SessionState.SENDING: {Received: "_received", **_END},
+    SessionState.COMPLETING: {Received: "_received", **_END},
+    SessionState.INSTALLING: {Received: "_received", Ack: "_installed", **_END},
+    SessionState.STREAMING: {Ack: "_ack", **_END},
+    SessionState.CLOSING: dict.fromkeys((Hello, Accept, Received, Ack, Goodbye, Refuse), "_alive"),
+    SessionState.CLOSED: {},
+}
+"""Hello in OFFERED is a second one: the replica went back to an older state of its own."""
+
+LINK_LEGAL: Mapping[LinkState, Table] = {
+    LinkState.DOWN: {},
+    LinkState.CONNECTING: {},
+    LinkState.HANDSHAKE: {Welcome: "_welcome", **_BEAT},
+    LinkState.PREPARING: _BEAT,
+    LinkState.OFFERED: {Snapshot: "_snapshot", **_BEAT},
+    LinkState.RECEIVING: {Chunk: "_chunk", Complete: "_complete", **_BEAT},
+    LinkState.INSTALLING: _BEAT,
+    LinkState.STREAMING: {OperationFrame: "_operation", **_BEAT},
+    LinkState.CLOSING: dict.fromkeys(
+        (Welcome, Snapshot, Chunk, Complete, OperationFrame, Heartbeat, Goodbye, Refuse), "_ignored"
+    ),
+    LinkState.REFUSED: {},
+    LinkState.FAILED: {},
+    LinkState.STOPPED: {},
+}
+"""Heartbeat in HANDSHAKE: a second hello may cross one."""
+
+
+def as_markdown(table: Mapping[Any, Table]) -> str:
+    """A table for people: one line a state, the messages it takes and what they lead to."""
+    lines = ["| state | legal messages |", "| --- | --- |"]
+    for state, legal in table.items():
+        words = [f"{_name(message)} → {method.lstrip('_')}" for message, method in legal.items()]
+        lines.append(f"| {state} | {', '.join(words) or 'none'} |")
+    return "\n".join(lines)
+
+
+def _name(message: type[Any]) -> str:
+    return str(getattr(message, "KIND", "operation"))

@@ -1,0 +1,110 @@
+"""Cursors into a snapshot on its way: the master's, which is paced by the replica, and the replica's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vectorizer.errors import PeerError
+from vectorizer.replication.intentions import Install, ReadChunk, WriteChunk
+from vectorizer.replication.messages import Chunk, Complete, FileEntry, Snapshot
+
+UNACKNOWLEDGED_BYTES_MAX = 8 << 20
+CHUNK_OVERHEAD_BYTES = 1024  # of a chunk's frame beyond its data
+
+
+@dataclass(slots=True)
+class Transfer:
+    """bytes_received <= bytes_sent <= the sum of the files; empty files travel in the list only."""
+
+    offset: int  # of the snapshot
+    files: Sequence[FileEntry]
+    number: int = 0  # of the file to read next; those before it are handed over
+    position: int = 0  # in that file
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+    @property
+    def bytes_total(self) -> int:
+        """Of all files."""
+        return sum(file.bytes for file in self.files)
+
+    def done(self) -> bool:
+        """Whether everything is handed over."""
+        while self.number < len(self.files) and self.position >= self.files[self.number].bytes:
+            self.number, self.position = self.number + 1, 0
+        return self.number == len(self.files)
+
+    def next_read(self, chunk_bytes: int, frame_bytes_max: int) -> ReadChunk | None:
+        """The piece to read next; None = wait until more is received. Only while not `done`."""
+        left = self.files[self.number].bytes - self.position
+        count = min(left, chunk_bytes, frame_bytes_max - CHUNK_OVERHEAD_BYTES)
+        if self.bytes_sent > self.bytes_received and self.unacknowledged + count > UNACKNOWLEDGED_BYTES_MAX:
+            return None
+        return ReadChunk(self.number, self.position, count)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes sent and not said to be received."""
+        return self.bytes_sent - self.bytes_received
+
+    def chunk(self, data: bytes) -> Chunk:
+        """The message for the piece that was read. Raises PeerError if the file ended early."""
+        file = self.files[self.number]
+        if not data:
+            raise PeerError("snapshot_failed", f"{file.name} ended at {self.position} of {file.bytes} bytes")
+        chunk = Chunk(file.name, self.position, data)
+        self.position += len(data)
+        self.bytes_sent += len(data)
+        return chunk
+
+    def received(self, total: int) -> None:
+        """The replica has written so many bytes. Raises PeerError if it claims what was not sent."""
+        if not self.bytes_received <= total <= self.bytes_sent:
+            text = f"received says {total} bytes after {self.bytes_received}, {self.bytes_sent} were sent"
+            raise PeerError("illegal_message", text)
+        self.bytes_received = total
+
+
+@dataclass(slots=True)
+class Receipt:
+    """The replica's cursor into a snapshot that is coming: chunks must follow each other without gap or overlap."""
+
+    snapshot: Snapshot
+    number: int = 0  # of the file that is coming
+    position: int = 0  # in that file
+
+    def __post_init__(self) -> None:
+        total = sum(file.bytes for file in self.snapshot.files)
+        if total != self.snapshot.bytes_total:
+            text = f"a snapshot of {self.snapshot.bytes_total} bytes whose files have {total}"
+            raise PeerError("snapshot_malformed", text)
+        self._skip_finished()
+
+    def chunk(self, chunk: Chunk) -> WriteChunk:
+        """What to write for a chunk. Raises PeerError unless it is the next piece."""
+        files = self.snapshot.files
+        expected = files[self.number].name if self.number < len(files) else "(nothing)"
+        if (chunk.file, chunk.position) != (expected, self.position):
+            text = f"a chunk of {chunk.file} at {chunk.position}, expected {expected} at {self.position}"
+            raise PeerError("snapshot_malformed", text)
+        end = self.position + len(chunk.data)
+        if not chunk.data or end > files[self.number].bytes:
+            text = f"a chunk to {end} of {chunk.file}, which has {files[self.number].bytes} bytes"
+            raise PeerError("snapshot_malformed", text)
+        self.position = end
+        self._skip_finished()
+        return WriteChunk(chunk.file, chunk.position, chunk.data)
+
+    def complete(self, complete: Complete) -> Install:
+        """All is there. Raises PeerError if it is not."""
+        if self.number < len(self.snapshot.files) or complete.offset != self.snapshot.offset:
+            text = f"complete at {complete.offset} after {self.number} of {len(self.snapshot.files)} files"
+            raise PeerError("snapshot_malformed", text)
+        return Install(complete.offset)
+
+    def _skip_finished(self) -> None:
+        """Move to the first file that lacks bytes; empty ones come without a chunk."""
+        files = self.snapshot.files
+        while self.number < len(files) and self.position == files[self.number].bytes:
+            self.number, self.position = self.number + 1, 0

@@ -1,0 +1,69 @@
+"""What a replica knows of its master, and how old that makes its own data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vectorizer.replication.history import History
+from vectorizer.replication.messages import Heartbeat, Welcome
+
+
+@dataclass(slots=True)
+class MasterFacts:
+    """From welcome, heartbeats and frames; kept while the link is down. durable <= offset.
+
+    The lag is what the master measured, on its clock, from the commit of the oldest operation that was not
+    acknowledged. Between its heartbeats, and while the link is down, local time is added.
+    """
+
+    aging_since: float  # when the data began to age: link lost, or this object's creation (monotonic seconds)
+    node_id: str = ""
+    rest_address: str = ""
+    history: History = field(default_factory=History)
+    path: tuple[str, ...] = ()
+    offset: int = 0
+    durable: int = 0
+    heartbeat_interval_secs: float = 5.0
+    heartbeat_at: float | None = None
+    heartbeat_ms: int = 0
+    streams: bool = False
+    lag_told_ms: int = 0
+    lag_told_at: float = 0.0
+
+    def welcomed(self, welcome: Welcome, now: float, now_ms: int) -> None:
+        """A new connection's first facts."""
+        self.node_id, self.rest_address, self.path = welcome.node_id, welcome.rest_address, welcome.path
+        self.history, self.offset, self.durable = welcome.history, welcome.offset, welcome.offset
+        self.heartbeat_interval_secs = welcome.heartbeat_interval_secs
+        self.heartbeat_at, self.heartbeat_ms = now, now_ms
+
+    def beats(self, heartbeat: Heartbeat, now: float, now_ms: int) -> None:
+        """A heartbeat came."""
+        self.heartbeat_at, self.heartbeat_ms = now, now_ms
+        self.offset = max(heartbeat.offset, self.offset)
+        self.durable = max(heartbeat.durable, self.durable)
+        if self.streams:
+            self.lag_told_ms, self.lag_told_at = heartbeat.lag_ms, now
+
+    def stream_begins(self, own_offset: int, now: float) -> None:
+        """From here on operations arrive; until the master tells its lag, it is what it was."""
+        self.lag_told_ms, self.lag_told_at = self.lag_ms(own_offset, now), now
+        self.streams = True
+
+    def stream_ends(self, own_offset: int, now: float) -> None:
+        """The link is lost: from here on the data ages."""
+        if self.streams:
+            self.lag_told_ms, self.aging_since = self.lag_ms(own_offset, now), now
+            self.streams = False
+
+    def lag_ms(self, own_offset: int, now: float) -> int:
+        """How old this node's data is, in milliseconds; 0 while it streams and has everything that is known of."""
+        if not self.streams:
+            return self.lag_told_ms + max(0, round((now - self.aging_since) * 1000))
+        if own_offset >= self.offset:
+            return 0
+        return self.lag_told_ms + max(0, round((now - self.lag_told_at) * 1000))
+
+    def heartbeat_age_ms(self, now: float) -> int | None:
+        """Time since the master's last heartbeat, None before the first."""
+        return None if self.heartbeat_at is None else max(0, round((now - self.heartbeat_at) * 1000))
