@@ -89,6 +89,5 @@ def show(master: str, replicas: list[str]) -> None:
     for hit in hits:
         print(f"  {hit['id']}  shows a {hit['payload']['label']}  cosine similarity {hit['score']:.4f}")
     share = share_recognised(replicas[-1])
-    print(
-        f"\nOf {SAMPLE} images, searched on {replicas[-1]}, {share:.1%} are nearest to one of the same digit.\n"
-    )
+    print(f"\nOf {SAMPLE} images, searched on {replicas[-1]},")
+    print(f"{share:.1%} have a nearest image that shows the same digit.\n")
