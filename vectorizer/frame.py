@@ -6,13 +6,15 @@
     +--------+--------+------------------------+
       u32be    u32be    length - 4 bytes, at least one
 
-`length` counts what follows it (the checksum and the body); the checksum is the CRC32 of the body. A length of 0 is
-never a frame: in the journal it ends the written part, on a link it is malformed.
+`length` counts what follows it (the checksum and the body); the checksum is the CRC32 of the body. A length
+of 0 is never a frame: in the journal it ends the written part, on a link it is malformed.
 
 Rules of this room:
 1. Frames know bytes, connections know sockets: nothing here reads, waits or knows the time.
-2. The ceiling is checked as soon as four bytes are there, before anything is allocated for what they announce.
-3. Three outcomes are kept apart: not enough yet (None), malformed (FrameError), a whole verified frame (bytes).
+2. The ceiling is checked as soon as four bytes are there, before anything is allocated for what they
+   announce.
+3. Three outcomes are kept apart: not enough yet (None), malformed (FrameError), a whole verified frame
+   (bytes).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from zlib import crc32
 
 from vectorizer.errors import PeerError
 
-_HEADER = Struct(">II")
+HEADER = Struct(">II")
 _LENGTH = Struct(">I")
 
 LENGTH_BYTES = 4
@@ -39,7 +41,9 @@ TRUNCATED = "frame_truncated"
 
 
 class FrameError(PeerError):
-    """Bytes that are no frame; `code` is one of the constants above. The stream they came from cannot go on."""
+    """Bytes that are no frame; `code` is one of the constants above. The stream they came from cannot go
+    on.
+    """
 
 
 def encode(body: bytes) -> bytes:
@@ -49,15 +53,17 @@ def encode(body: bytes) -> bytes:
         raise FrameError(MALFORMED, "a frame cannot have an empty body")
     if following > FOLLOWING_BYTES_MAX:
         raise FrameError(TOO_LARGE, f"a body of {len(body)} bytes does not fit a frame")
-    return _HEADER.pack(following, crc32(body)) + body
+    return HEADER.pack(following, crc32(body)) + body
 
 
 def body_of(frame: bytes | memoryview) -> memoryview:
-    """Return a view of the body of one whole frame, without a copy; raises FrameError unless length and CRC32 fit."""
+    """Return a view of the body of one whole frame, without a copy; raises FrameError unless length and
+    CRC32 fit.
+    """
     view = memoryview(frame)
     if len(view) < HEADER_BYTES + 1:
         raise FrameError(TRUNCATED, f"a frame has at least {HEADER_BYTES + 1} bytes, here are {len(view)}")
-    following, stored = _HEADER.unpack_from(view)
+    following, stored = HEADER.unpack_from(view)
     if following != len(view) - LENGTH_BYTES:
         raise FrameError(
             MALFORMED,
@@ -72,18 +78,19 @@ def body_of(frame: bytes | memoryview) -> memoryview:
 
 def checksum(frame: bytes | memoryview) -> int:
     """Return the CRC32 that the frame states, unverified."""
-    _, stored = _HEADER.unpack_from(frame)
+    _, stored = HEADER.unpack_from(frame)
     return int(stored)
 
 
 class FrameDecoder:
     """Takes a stream in pieces of any size, gives back whole verified frames, in order.
 
-    `frame_bytes_max` bounds a whole frame, header included. After an error the decoder stays failed: every further
-    `next` raises the same error, since nobody knows where the next frame would begin.
+    `frame_bytes_max` bounds a whole frame, header included. After an error the decoder stays failed: every
+    further `next` raises the same error, since nobody knows where the next frame would begin.
 
-    Cost: many frames in one piece are sliced out of it (one copy each); a frame that arrives in many pieces grows in
-    one buffer, its checksum following piece by piece, so that neither is quadratic nor stalls the loop at the end.
+    Cost: many frames in one piece are sliced out of it (one copy each); a frame that arrives in many pieces
+    grows in one buffer, its checksum following piece by piece, so that neither is quadratic nor stalls the
+    loop at the end.
     """
 
     def __init__(self, frame_bytes_max: int) -> None:
@@ -118,7 +125,7 @@ class FrameDecoder:
             # The rest is shorter than a header, so this copies a piece at most once.
             self._current = current = current[start:] + self._pieces.popleft()
             self._position = start = 0
-        following, stored = _HEADER.unpack_from(current, start)
+        following, stored = HEADER.unpack_from(current, start)
         end = start + LENGTH_BYTES + following
         if following < FOLLOWING_BYTES_MIN or following > self._following_max:
             self._check(following)

@@ -1,4 +1,6 @@
-"""Frames and their decoder: not enough yet, malformed and whole are three outcomes, however the bytes arrive."""
+"""Frames and their decoder: not enough yet, malformed and whole are three outcomes, however the bytes
+arrive.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """The disk: the only room that asks the operating system for files.
 
-Everything blocks, so it is called from native threads (or before the event loop runs). Storage code is written
-against the two protocols below; the simulation has a twin that forgets and tears whatever was not synced.
+Everything blocks, so it is called from native threads (or before the event loop runs). Storage code is
+written against the two protocols below; the simulation has a twin that forgets and tears whatever was not
+synced.
 
 What a caller may rely on, and must do:
-1. Bytes are durable once `File.sync` (or `write_file`) has returned; a name (created, renamed, linked, removed) once
-   `sync_directory` of its directory has.
+1. Bytes are durable once `File.sync` (or `write_file`) has returned; a name (created, renamed, linked,
+   removed) once `sync_directory` of its directory has.
 2. An error of a write or sync is never retried here: what the system then holds is unknown.
 3. A file that others may have open or linked is never written in place, it is replaced by name.
 """
@@ -55,7 +56,8 @@ class Lock(Protocol):
 
 
 class Disk(Protocol):
-    """Files by path; errors are OSError with errno set (FileNotFoundError, FileExistsError, ENOSPC, EIO …)."""
+    """Files by path; errors are OSError with errno set (FileNotFoundError, FileExistsError, ENOSPC, EIO …).
+    """
 
     def create(self, path: str, size: int) -> File:
         """Make a new file with room for `size` zero bytes; on an error (ENOSPC) nothing is left behind."""
