@@ -21,6 +21,8 @@ from collections.abc import Generator, Iterator
 import gevent
 import pytest
 
+from vectorizer import logs
+
 TIMEOUT_SECS = 60.0
 
 
@@ -32,6 +34,7 @@ class TestTookTooLong(BaseException):
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(program, ...): skipped where one of these programs is missing")
+    logs.configure("info", "text")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -80,9 +80,12 @@ class _Message:
 
 
 class LineHandler(logging.Handler):
-    """Writes each record as one line; counts lines it cannot write and says so in the next that it can."""
+    """Writes each record as one line to ``stream``, or to what is ``sys.stderr`` at that moment.
 
-    def __init__(self, stream: TextIO, format: Format) -> None:
+    Counts the lines that it cannot write, and says so in the next one that it can.
+    """
+
+    def __init__(self, stream: TextIO | None, format: Format) -> None:
         super().__init__()
         self.stream = stream
         self.render = json_line if format == "json" else text_line
@@ -100,8 +103,9 @@ class LineHandler(logging.Handler):
             fields = {**fields, "log_lines_lost": self.lines_lost}
         line = self.render(record.created, record.levelname.lower(), _shortened(event), fields)
         try:
-            self.stream.write(line + "\n")
-            self.stream.flush()
+            stream = sys.stderr if self.stream is None else self.stream
+            stream.write(line + "\n")
+            stream.flush()
         except (OSError, ValueError):  # a full disk or closed pipe behind stderr; a closed stream
             self.lines_lost += 1
         else:
@@ -124,7 +128,7 @@ def configure(level: Level, format: Format, stream: TextIO | None = None) -> Non
     for handler in list(root.handlers):
         if isinstance(handler, LineHandler):
             root.removeHandler(handler)
-    root.addHandler(LineHandler(sys.stderr if stream is None else stream, format))
+    root.addHandler(LineHandler(stream, format))
     root.setLevel(logging.WARNING)
     logging.getLogger(_PACKAGE).setLevel(_LEVELS[level])
 

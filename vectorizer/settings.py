@@ -103,6 +103,7 @@ class Settings:
 
         Raises ConfigurationError if values do not go together.
         """
+        said = {source: values for source, values in said.items() if values}
         chosen: dict[str, tuple[Source, Said]] = {}
         for source in Source:
             chosen |= {name: (source, value) for name, value in said.get(source, {}).items()}
@@ -244,6 +245,8 @@ def said_twice(name: str, first: str, second: str) -> ConfigurationError:
 
 def _settle_role(chosen: dict[str, tuple[Source, Said]]) -> None:
     """Make ``enabled`` and ``role`` agree in ``chosen``, so that nobody has to look at both."""
+    if ROLE not in chosen and ENABLED not in chosen:
+        return
     role_source, role = chosen.get(ROLE, (Source.DEFAULT, Said("standalone", "default")))
     enabled_source, enabled = chosen.get(ENABLED, (Source.DEFAULT, Said(False, "default")))
     said_by_rest = role_source is Source.REST and enabled_source in (Source.YAML, Source.ENVIRONMENT)
