@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from vectorizer import codec, frame
-from vectorizer.errors import ApplyError, RequestError, VectorizerError, insufficient_storage, read_only_replica
+from vectorizer.errors import ApplyError, RequestError, VectorizerError, insufficient_storage, not_ready, read_only_replica
 from vectorizer.operations import Entry, Operation, OperationError, decode_entry, encode_operation
 from vectorizer.replication.history import History
 from vectorizer.replication.log import ReplicationLog
@@ -27,6 +27,10 @@ from vectorizer.storage.store import Store
 
 if TYPE_CHECKING:
     from vectorizer.storage.recovery import Recovered
+
+
+HISTORY_RECORD_BYTES_MAX = 128 << 10
+"""More than the record of a history of ENTRIES_MAX entries."""
 
 
 class Role(StrEnum):
@@ -62,6 +66,7 @@ class Node:
         self.node_id = recovered.manifest.node_id
         self.master_url: str | None = None
         self.failure: NodeFailure | None = None
+        self.fenced: str | None = None
         self.has_complete_data = True
         """False while a replica without data of its own receives its first full sync."""
         self._new_id = new_id
@@ -119,7 +124,7 @@ class Node:
     @property
     def writable(self) -> bool:
         """Whether writes of clients are taken here."""
-        return self.role is not Role.REPLICA and self.failure is None
+        return self.role is not Role.REPLICA and self.failure is None and self.fenced is None
 
     # -- writes -----------------------------------------------------------------------------------------------------
 
@@ -150,6 +155,12 @@ class Node:
             raise RequestError(503, "failed", str(self.failure))
         if self.role is Role.REPLICA:
             raise read_only_replica(self.master_url)
+        if self.fenced is not None:
+            raise not_ready(f"writes are held: {self.fenced}", "writes_held")
+
+    def fence(self, reason: str | None) -> None:
+        """Hold writes while the role changes; None lets them in again."""
+        self.fenced = reason
 
     def apply_frame(self, encoded: bytes, now: float) -> int:
         """Take an operation of the master's stream, exactly as it came; its offset.
@@ -197,19 +208,25 @@ class Node:
 
     def open_mastership(self, *, raise_epoch: bool) -> None:
         """A new entry of the history at this offset: a start as master, or a promotion."""
+        self._guard_history_room()
         epoch = self.history.epoch + 1 if raise_epoch else max(self.epoch, 1)
         self._set_history(self.history.opened(self._new_id(), epoch, self.offset))
 
     def adopt_history(self, history: History) -> None:
         """Take over the master's history before following it from here."""
         if history != self.history:
+            self._guard_history_room()
             self._set_history(history)
 
-    def promote(self) -> None:
-        """Become master, with a higher epoch. RequestError 409 if there is no complete data to be master of."""
+    def promote(self, role: Role = Role.MASTER) -> None:
+        """Stop following and take writes, with a higher epoch.
+
+        RequestError 409 if there is no complete data to be master of, 507 if the mastership cannot be recorded.
+        """
         if not self.has_complete_data:
             raise RequestError(409, "not_ready", "this node has no complete data yet and cannot become master")
-        self.role = Role.MASTER
+        self._guard_history_room()
+        self.role = role
         self.master_url = None
         self.open_mastership(raise_epoch=True)
 
@@ -228,6 +245,10 @@ class Node:
             return self.last_checksum
         held = self.log.frame_at(offset)
         return None if held is None else frame.checksum(held)
+
+    def _guard_history_room(self) -> None:
+        if not self._has_room(HISTORY_RECORD_BYTES_MAX):
+            raise insufficient_storage("no room on disk to record a change of the history; nothing was changed")
 
     def _set_history(self, history: History) -> None:
         self.history = history

@@ -60,7 +60,7 @@ class DataDirectory:
         """Generation and manifest that count; None in a new data directory. DamageError if CURRENT is unreadable."""
         path = f"{self.root}/{CURRENT}"
         if not self.disk.exists(path):
-            if self._generations():
+            if self.generations():
                 raise DamageError(
                     path, "the file is missing but there is data beside it; restore it from a backup or move the data away"
                 )
@@ -87,7 +87,7 @@ class DataDirectory:
 
     def prepare_generation(self) -> int:
         """A new, empty generation, after all others."""
-        generation = max(self._generations(), default=0) + 1
+        generation = max(self.generations(), default=0) + 1
         self.disk.make_directory(self.generation_path(generation))
         self.disk.make_directory(self.segments_path(generation))
         self.disk.make_directory(self.journal_path(generation))
@@ -138,11 +138,12 @@ class DataDirectory:
 
     def remove_other_generations(self, generation: int) -> None:
         """Remove unfinished and replaced generations; only while nothing is received."""
-        for number in self._generations():
+        for number in self.generations():
             if number != generation:
                 self.disk.remove_tree(self.generation_path(number))
 
-    def _generations(self) -> list[int]:
+    def generations(self) -> list[int]:
+        """Numbers of the generations that exist, oldest first."""
         if not self.disk.exists(self.root):
             return []
         return sorted(int(name) for name in self.disk.list(self.root) if name.isdigit() and len(name) == 10)

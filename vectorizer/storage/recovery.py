@@ -18,7 +18,8 @@ from vectorizer.storage.checkpoint import restore_deletions
 from vectorizer.storage.collection import Collection, PendingMerge
 from vectorizer.storage.data_directory import DataDirectory
 from vectorizer.storage.growing import GrowingChunk
-from vectorizer.storage.journal import Journal, RecoveryReport, recover
+from vectorizer.storage.journal import Journal
+from vectorizer.storage.journal_recovery import RecoveryReport, recover
 from vectorizer.storage.manifest import CollectionRecord, Manifest, SegmentRecord
 from vectorizer.storage.graph_files import GRAPH_FILES, load_graph
 from vectorizer.storage.segment import SealedSegment, open_segment

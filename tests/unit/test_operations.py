@@ -1,0 +1,111 @@
+"""Operations and their frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vectorizer import codec, frame
+from vectorizer.operations import (
+    CollectionConfig,
+    Create,
+    Delete,
+    Drop,
+    Merge,
+    Operation,
+    OperationError,
+    Rows,
+    Upsert,
+    decode_entry,
+    encode_operation,
+)
+
+CONFIG = CollectionConfig("things", 3, "cosine", 0.95, 16, 64, 16, 200)
+ROWS = Rows(
+    [b"a", "ö/ü".encode(), b"c" * 256],
+    np.arange(9, dtype=np.float32).reshape(3, 3),
+    [b"", codec.encode_payload({"k": 1}), b""],
+)
+
+
+def there_and_back(operation: Operation) -> Operation:
+    encoded = encode_operation(operation, 7, 2, 1_700_000_000_000)
+    entry = decode_entry(codec.decode(frame.body_of(encoded)))
+    assert (entry.offset, entry.epoch, entry.timestamp_ms) == (7, 2, 1_700_000_000_000)
+    assert entry.operation.kind == operation.kind
+    assert entry.operation.collection == operation.collection
+    # the same operation has the same bytes on every node
+    assert encode_operation(entry.operation, 7, 2, 1_700_000_000_000) == encoded
+    return entry.operation
+
+
+@pytest.mark.parametrize("operation", [Create(CONFIG), Drop("things"), Merge("things", ("s0", "m1"))])
+def test_operations_without_rows_go_there_and_back(operation: Operation) -> None:
+    assert there_and_back(operation) == operation
+
+
+def test_rows_go_there_and_back() -> None:
+    back = there_and_back(Upsert("things", ROWS))
+    assert isinstance(back, Upsert)
+    assert back.rows.ids == ROWS.ids
+    assert back.rows.payloads == ROWS.payloads
+    assert back.rows.vectors.tobytes() == ROWS.vectors.tobytes()
+    assert len(back.rows) == 3
+
+
+def test_deletions_go_there_and_back() -> None:
+    back = there_and_back(Delete("things", [b"a", b"bc"]))
+    assert isinstance(back, Delete)
+    assert back.ids == [b"a", b"bc"]
+    assert there_and_back(Delete("things", [])) is not None
+
+
+def document_of(operation: Operation) -> dict[str, object]:
+    return codec.decode(frame.body_of(encode_operation(operation, 7, 2, 1)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"k": "truncate"},
+        {"k": None},
+        {"o": -1},
+        {"o": 1.5},
+        {"e": True},
+        {"t": "now"},
+        {"c": 5},
+        {"n": 4},
+        {"n": "x"},
+        {"d": 2},
+        {"v": b"123"},
+        {"i": b"abc"},
+        {"il": b"\1"},
+        {"il": None},
+        {"p": b"zzz"},
+        {"pl": b""},
+    ],
+)
+def test_anything_else_is_refused_and_never_skipped(change: dict[str, object]) -> None:
+    with pytest.raises(OperationError):
+        decode_entry({**document_of(Upsert("things", ROWS)), **change})
+
+
+@pytest.mark.parametrize("key", ["k", "o", "e", "t", "c", "v", "i", "il", "p", "pl", "n", "d"])
+def test_a_missing_field_is_refused(key: str) -> None:
+    document = document_of(Upsert("things", ROWS))
+    del document[key]
+    with pytest.raises(OperationError):
+        decode_entry(document)
+
+
+def test_configurations_and_merges_are_checked() -> None:
+    create = document_of(Create(CONFIG))
+    fields = create["d"]
+    assert isinstance(fields, dict)
+    for wrong in ({**fields, "metric": "hamming"}, {**fields, "name": "other"}, {"name": "things"}, {**fields, "x": 1}):
+        with pytest.raises(OperationError):
+            decode_entry({**create, "d": wrong})
+    merge = document_of(Merge("things", ("s0",)))
+    for wrong_segments in ("s0", [1]):
+        with pytest.raises(OperationError):
+            decode_entry({**merge, "s": wrong_segments})

@@ -1,0 +1,220 @@
+"""Roles of a running node: which of listener and link is at work, and how that changes live.
+
+A change of role is a procedure of several steps that may be cut after each:
+
+- to master: bind the listener (an address in use ends it here, nothing has changed), end the link, open the new
+  mastership while writes are still held, make it durable, store the role, let writes in, listen.
+- to replica: stop writes, store the role and the master's address, end the listener, start the link.
+
+A crash before the role is stored finds the old role, and nothing was acknowledged under the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from gevent.lock import RLock
+
+from vectorizer import logs
+from vectorizer.address import parse_address
+from vectorizer.config import Settings, Source
+from vectorizer.database import Database, node_limits
+from vectorizer.errors import ConfigurationError, RequestError, conflict, validation
+from vectorizer.maintenance import Maintenance
+from vectorizer.node import Role
+from vectorizer.replication.master import MasterServer, bind
+from vectorizer.replication.replica import ReplicaClient
+from vectorizer.snapshots import Snapshots
+
+log = logs.get(__name__)
+
+
+class Roles:
+    """Owner of the listener for replicas and of the link to a master."""
+
+    def __init__(self, database: Database, maintenance: Maintenance, snapshots: Snapshots, rest_address: str) -> None:
+        self._database = database
+        self._maintenance = maintenance
+        self._snapshots = snapshots
+        self._lock = RLock()
+        self.rest_address = rest_address
+        """Host and port at which clients reach this node, as told to peers."""
+        self.master: MasterServer | None = None
+        self.replica: ReplicaClient | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._database.settings
+
+    def start(self) -> None:
+        """Take up the role that the settings say. ConfigurationError if the address is in use."""
+        replication = self.settings.replication
+        if replication.role == Role.MASTER:
+            try:
+                self._listen(bind(replication.bind_address))
+            except OSError as error:
+                raise _unusable(replication.bind_address, self.settings, error) from error
+        elif replication.role == Role.REPLICA:
+            self._follow(force=False)
+
+    def stop(self, drain_secs: float) -> None:
+        """Let replicas fetch the rest, then say goodbye."""
+        with self._lock:
+            if self.replica is not None:
+                self.replica.stop()
+            if self.master is not None:
+                self.master.drain(drain_secs)
+                self.master.stop()
+
+    # -- live changes -----------------------------------------------------------------------------------------------
+
+    def configure(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """``POST /replication/configure``: change settings and role, live. RequestError or ConfigurationError."""
+        values = dict(document)
+        force = values.pop("force", False)
+        if not isinstance(force, bool):
+            raise validation("force is true or false")
+        if not values:
+            raise validation("nothing to configure: the body names no setting; see docs/CONFIGURATION.md")
+        with self._lock:
+            settings = self.settings.replaced(values, source=Source.REST, section="replication")
+            self._refuse_ineffective(settings, values)
+            self._change(settings, force)
+            role = self._database.node.role
+            log.info("configured", role=role.value, settings=settings.stored(), **self._database.node.describe())
+            return {
+                "success": True,
+                "role": role.value.capitalize(),
+                "message": "Replication configured; the change is in force.",
+                "restart_required": False,
+            }
+
+    def _refuse_ineffective(self, settings: Settings, values: Mapping[str, Any]) -> None:
+        """A flag is stronger than REST: say so instead of storing what has no effect."""
+        for name, said in settings.said.get(Source.REST, {}).items():
+            key = name.rpartition(".")[2]
+            if key in values and settings.value(name) != said.value:
+                raise conflict(
+                    f"{name} is {settings.value(name)!r} by {settings.where(name)}, which is stronger than REST; "
+                    "remove it there first"
+                )
+
+    def _change(self, settings: Settings, force: bool) -> None:
+        node = self._database.node
+        old, new = node.role, Role(settings.replication.role)
+        if self._snapshots.installing:
+            raise conflict("this node is just installing the data of a full sync; try again in a moment", "installing")
+        if new is Role.MASTER:
+            self._become_master(settings, old)
+        elif new is Role.REPLICA:
+            self._become_replica(settings, old, force)
+        else:
+            self._become_standalone(settings, old)
+        node.set_limits(node_limits(self.settings))
+
+    def _become_master(self, settings: Settings, old: Role) -> None:
+        address = settings.replication.bind_address
+        listener: socket.socket | None = None
+        if self.master is None or address != self.settings.replication.bind_address:
+            try:
+                listener = bind(address)
+            except OSError as error:
+                raise _refused_bind(address, error) from error
+        try:
+            self._take_mastership(settings, old, Role.MASTER)
+        except BaseException:
+            if listener is not None:
+                listener.close()
+            raise
+        if listener is not None:
+            if self.master is not None:
+                self.master.stop()
+            self._listen(listener)
+
+    def _become_standalone(self, settings: Settings, old: Role) -> None:
+        self._take_mastership(settings, old, Role.STANDALONE)
+        if self.master is not None:
+            self.master.stop()
+            self.master = None
+
+    def _take_mastership(self, settings: Settings, old: Role, new: Role) -> None:
+        """Become writable, under a new mastership if this was a replica."""
+        node = self._database.node
+        if old is not Role.REPLICA:
+            self._store(settings)
+            node.role = new
+            return
+        if not node.has_complete_data:
+            raise conflict("this node has no complete data yet and cannot become master", "not_ready")
+        if self.replica is not None:
+            self.replica.stop()
+            self.replica = None
+        node.fence("a promotion is under way")
+        try:
+            node.promote(new)
+            self._database.committed()
+            self._database.flush()
+            self._store(settings)
+        finally:
+            node.fence(None)
+        log.info("promoted", role=new.value, **node.describe())
+
+    def _become_replica(self, settings: Settings, old: Role, force: bool) -> None:
+        node = self._database.node
+        same_master = settings.replication.master_address == self.settings.replication.master_address
+        if old is Role.REPLICA and same_master and not force and self.replica is not None:
+            self._store(settings)
+            if self.replica.stopped_for_good:
+                self.replica.reset()
+            return
+        if old is not Role.REPLICA:
+            node.role = Role.REPLICA
+            self._database.flush()
+        self._store(settings)
+        for part in (self.master, self.replica):
+            if part is not None:
+                part.stop()
+        self.master = self.replica = None
+        self._follow(force)
+
+    def _store(self, settings: Settings) -> None:
+        self._maintenance.store_settings(settings.stored())
+        self._database.settings = settings
+
+    def _listen(self, listener: socket.socket) -> None:
+        self.master = MasterServer(self._database, self._snapshots, listener, self.rest_address)
+        self.master.start()
+        log.info("replication_listening", address=self.master.address)
+
+    def _follow(self, force: bool) -> None:
+        self.replica = ReplicaClient(
+            self._database, self._snapshots, self.settings.replication.master_address, self.rest_address, force=force
+        )
+        self.replica.start()
+
+
+def _unusable(address: str, settings: Settings, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot listen for replicas on {address}: {error.strerror}",
+        key="replication.bind_address",
+        source=settings.where("replication.bind_address"),
+        accepted="an address of this machine that is not in use",
+    )
+
+
+def _refused_bind(address: str, error: OSError) -> RequestError:
+    if error.errno == errno.EADDRINUSE:
+        return conflict(f"{address} is in use; nothing was changed", "address_in_use", address=address)
+    return validation(f"cannot listen on {address}: {error.strerror or error}; nothing was changed", address=address)
+
+
+def advertised_address(settings: Settings, port: int) -> str:
+    """Host and port told to peers: as set, else where the REST interface listens."""
+    if settings.server.advertise_address:
+        return str(parse_address(settings.server.advertise_address))
+    host = settings.server.host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,214 @@
+"""The server: puts the rooms of one process together, starts them in order, and ends them in order.
+
+Start: lock and open the data, apply what REST stored, bind all addresses, then let clients in. Whatever is wrong is
+found before anything is served. Stop (SIGTERM): no new requests, running ones finish, replicas get the rest, a last
+checkpoint. A failure of the node (its journal, a bug) ends the process with exit code 1.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import uuid
+
+import gevent
+from gevent.event import Event
+
+from vectorizer import __version__, logs
+from vectorizer.config import Settings, Source
+from vectorizer.database import Database, node_limits
+from vectorizer.errors import ConfigurationError, DamageError
+from vectorizer.loop_delay import LoopDelay
+from vectorizer.maintenance import Maintenance
+from vectorizer.node import Node, Role
+from vectorizer.replication.history import History
+from vectorizer.replication_status import ReplicationStatus
+from vectorizer.rest.app import RestApp
+from vectorizer.rest.server import RestServer
+from vectorizer.roles import Roles, advertised_address
+from vectorizer.service_notification import notify
+from vectorizer.snapshots import Snapshots
+from vectorizer.storage.data_directory import DataDirectory
+from vectorizer.storage.disk import Disk, Lock, RealDisk
+from vectorizer.storage.manifest import Manifest
+from vectorizer.storage.recovery import Recovered, StorageOptions, create, open_data
+
+FAILED = 1
+THREAD_SWITCH_SECS = 0.001
+"""How long a native thread in Python code may keep the event loop waiting; Python's own default is 5 ms."""
+
+log = logs.get(__name__)
+
+
+class Server:
+    """One node: its data, its listeners, its greenlets. Two of them fit in one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._loop_delay = LoopDelay()
+        self._rest = RestServer(settings.server.host, settings.server.port)
+        self._lock: Lock | None = None
+        try:
+            disk = RealDisk()
+            directory = DataDirectory(disk, os.path.abspath(settings.storage.data_dir))
+            self._lock = lock_data(disk, directory.root)
+            recovered, settings = open_data_with_settings(directory, settings)
+            self.settings = settings
+            node = Node(recovered, Role(settings.replication.role), node_limits(settings), new_id)
+            self.database = Database(settings, directory, node)
+            self.maintenance = Maintenance(self.database)
+            self.snapshots = Snapshots(self.database, self.maintenance)
+            self.roles = Roles(
+                self.database, self.maintenance, self.snapshots, advertised_address(settings, self._rest.port)
+            )
+            self.status = ReplicationStatus(
+                self.database, self.roles, self.snapshots, self.maintenance, self._loop_delay
+            )
+        except BaseException:
+            self._rest.close()
+            if self._lock is not None:
+                self._lock.release()
+            raise
+
+    @property
+    def rest_address(self) -> tuple[str, int]:
+        """Host and port of the REST interface."""
+        return self._rest.host, self._rest.port
+
+    def start(self) -> None:
+        """Serve. ConfigurationError if the replication address is in use."""
+        database = self.database
+        database.start()
+        database.own(gevent.spawn(self._loop_delay.run), "watch of the event loop")
+        self.maintenance.start()
+        database.flush()  # the mastership of this start is durable before anybody hears of it
+        self.roles.start()
+        self._rest.start(RestApp(database, self.status), self.settings)
+        host, port = self.rest_address
+        log.info(
+            "started",
+            version=__version__,
+            role=database.node.role.value,
+            rest=f"http://{host}:{port}",
+            data_dir=database.directory.root,
+            collections=len(database.node.store.collections),
+            **database.node.describe(),
+        )
+
+    def stop(self) -> None:
+        """End everything in order; what was acknowledged is on disk."""
+        timeout_secs = self.settings.server.shutdown_timeout_secs
+        deadline = time.monotonic() + timeout_secs
+        self._rest.stop(timeout_secs)
+        self.roles.stop(max(0.0, deadline - time.monotonic()))
+        if self.database.node.failure is None:
+            try:
+                self.maintenance.checkpoint()
+            except OSError as error:  # the journal has everything
+                log.warning("last_checkpoint_failed", error=str(error))
+        self.database.close()
+        if self._lock is not None:
+            self._lock.release()
+        log.info("stopped", **self.database.node.describe())
+
+
+def serve(settings: Settings) -> int:
+    """Run a server until SIGTERM or SIGINT; the exit code. ConfigurationError before anything is served."""
+    sys.setswitchinterval(THREAD_SWITCH_SECS)
+    try:
+        server = Server(settings)
+        server.start()
+    except DamageError as error:
+        log.error("data_damaged", reason=str(error))
+        return FAILED
+    except OSError as error:
+        log.error("start_failed", reason=str(error))
+        return FAILED
+    stopping = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, stopping.set)
+    notify("READY=1")
+    gevent.wait([stopping, server.database.failed], count=1)
+    if server.database.failed.ready():
+        notify(f"STATUS={server.database.failed.get()}")
+        os._exit(FAILED)  # memory can no longer be trusted: nothing is flushed, recovery decides
+    notify("STOPPING=1")
+    server.stop()
+    return 0
+
+
+def new_id() -> str:
+    """A random id for nodes and masterships."""
+    return uuid.uuid4().hex
+
+
+def lock_data(disk: Disk, root: str) -> Lock:
+    """Hold the data directory against other processes. ConfigurationError if it cannot be had."""
+    try:
+        disk.make_directory(root)
+        return disk.lock(f"{root}/LOCK")
+    except BlockingIOError as error:
+        raise _unusable(root, "another running server holds it") from error
+    except OSError as error:
+        raise _unusable(root, error.strerror or str(error)) from error
+
+
+def _unusable(root: str, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the data directory {root} cannot be used: {why}",
+        key="storage.data_dir",
+        accepted="a directory that this user can write and no other server uses",
+    )
+
+
+def open_data_with_settings(directory: DataDirectory, settings: Settings) -> tuple[Recovered, Settings]:
+    """Open the data, and apply the settings that REST stored in it.
+
+    DamageError if it cannot be trusted, except on a replica: there it is moved aside, to be fetched anew.
+    """
+    stored = _stored_manifest(directory)
+    if stored is not None and not settings.ignore_stored:
+        settings = settings.replaced(stored.stored, source=Source.REST)
+        for override in settings.overrides():
+            log.info(
+                "stored_setting_overrides",
+                name=override.name,
+                value=override.value,
+                hidden=override.hidden,
+                hidden_source=override.hidden_source.value,
+            )
+    options = StorageOptions(
+        journal_file_bytes=settings.storage.journal_file_bytes,
+        journal_bytes_max=settings.storage.journal_bytes_max,
+        log_size=settings.replication.log_size,
+        log_bytes_max=settings.replication.log_bytes_max,
+    )
+    try:
+        recovered = open_data(directory, options, new_id)
+    except DamageError as error:
+        if settings.replication.role != Role.REPLICA:
+            raise
+        log.error("replica_data_damaged", reason=str(error), action="moved aside, to be synced anew")
+        recovered = _start_anew(directory, options, stored)
+    if recovered.report is not None and recovered.report.cut_bytes:
+        log.warning("journal_tail_cut", report=str(recovered.report))
+    return recovered, settings
+
+
+def _stored_manifest(directory: DataDirectory) -> Manifest | None:
+    """The manifest that counts, for its settings; None if there is none or it cannot be read (reported later)."""
+    try:
+        current = directory.current()
+        return None if current is None else directory.read_manifest(*current)
+    except DamageError:
+        return None
+
+
+def _start_anew(directory: DataDirectory, options: StorageOptions, stored: Manifest | None) -> Recovered:
+    old = directory.generations()
+    node_id, settings = (new_id(), {}) if stored is None else (stored.node_id, stored.stored)
+    recovered = create(directory, options, Manifest(node_id, 0, None, 0, History(), settings))
+    for generation in old:
+        directory.set_generation_aside(generation, f"{time.time_ns() // 1_000_000}-damaged-{generation}")
+    return recovered
