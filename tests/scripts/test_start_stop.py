@@ -1,0 +1,97 @@
+"""scripts/start and scripts/stop: a node, found again by its process id and its start time."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.harness import Client, NotSent, free_port, wait_until
+from tests.cluster.harness.node import clean_environment
+from tests.scripts.shell import SCRIPTS, run
+
+pytestmark = pytest.mark.cluster
+
+Start = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def start(tmp_path: Path, port: int) -> Iterator[Start]:
+    """Runs a script with its run directory here; the node `one` is ended with the test."""
+    environment = {"VECTORIZER_RUN_DIR": str(tmp_path / "run")}
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        return run(*words, environment=environment)
+
+    yield call
+    call("stop", "one")
+
+
+def options(tmp_path: Path, port: int) -> tuple[str, ...]:
+    return ("--port", str(port), "--data-dir", str(tmp_path / "data"))
+
+
+def test_a_node_in_the_background_is_ready_when_start_returns_and_gone_when_stop_does(
+    tmp_path: Path, port: int, start: Start
+) -> None:
+    started = start("start", "--background", "one", *options(tmp_path, port))
+    assert started.returncode == 0, started.stderr
+    assert Client("127.0.0.1", port).get("/health")["role"] == "standalone"
+    twice = start("start", "--background", "one", *options(tmp_path, port))
+    assert twice.returncode == 1
+    assert "runs already" in twice.stderr
+    stopped = start("stop", "one")
+    assert (stopped.returncode, stopped.stdout) == (0, "one has stopped.\n")
+    with pytest.raises(NotSent):
+        Client("127.0.0.1", port).request("GET", "/health")
+    assert start("stop", "one").stdout == "one does not run.\n"
+
+
+def test_a_node_that_cannot_start_shows_why(tmp_path: Path, start: Start) -> None:
+    failed = start("start", "--background", "one", "--port", "nonsense", "--data-dir", str(tmp_path))
+    assert failed.returncode == 1
+    assert "nonsense" in failed.stderr
+
+
+def test_a_process_that_has_only_the_recorded_id_is_left_alone(tmp_path: Path, start: Start) -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "one.pid").write_text(f"{bystander.pid} 1\n")
+        assert start("stop", "one").stdout == "one does not run.\n"
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+@pytest.mark.parametrize("name", ["../one", ".one", ""])
+def test_a_name_is_no_path(name: str, start: Start) -> None:
+    assert start("stop", name).returncode != 0
+
+
+def test_in_the_foreground_the_script_becomes_the_server(tmp_path: Path, port: int) -> None:
+    server = subprocess.Popen(
+        [SCRIPTS / "start", *options(tmp_path, port)],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+        env=clean_environment(),
+    )
+    try:
+        client = Client("127.0.0.1", port)
+        wait_until(lambda: client.request("GET", "/health").status == 200, "it answers")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 0
+    finally:
+        server.kill()
+        server.wait()
