@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -77,6 +78,27 @@ def test_a_process_that_has_only_the_recorded_id_is_left_alone(tmp_path: Path, s
 @pytest.mark.parametrize("name", ["../one", ".one", ""])
 def test_a_name_is_no_path(name: str, start: Start) -> None:
     assert start("stop", name).returncode != 0
+
+
+def test_systemd_is_told_when_the_node_is_ready_and_when_it_stops(tmp_path: Path, port: int) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        channel.settimeout(30)
+        server = subprocess.Popen(
+            [SCRIPTS / "start", *options(tmp_path, port)],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**clean_environment(), "NOTIFY_SOCKET": str(tmp_path / "notify")},
+        )
+        try:
+            assert channel.recv(100) == b"READY=1"
+            assert Client("127.0.0.1", port).get("/health")["status"] == "ok"
+            server.send_signal(signal.SIGTERM)
+            assert channel.recv(100) == b"STOPPING=1"
+            assert server.wait(20) == 0
+        finally:
+            server.kill()
+            server.wait()
 
 
 def test_in_the_foreground_the_script_becomes_the_server(tmp_path: Path, port: int) -> None:
