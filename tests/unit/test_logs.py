@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from hypothesis import strategies as st
 
 from vectorizer import logs
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
+
 
 class Unspeakable:
     """An object that cannot be shown."""
@@ -28,17 +29,6 @@ class Unspeakable:
 
 class Colour(Enum):
     RED = "red"
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Undo what a test configures: the outputs of a process are shared by all tests."""
-    loggers = logging.getLogger(), logging.getLogger("vectorizer")
-    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
-    yield
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
 
 
 def text_of(event: str, /, **fields: object) -> str:
