@@ -22,7 +22,9 @@ __all__ = ["Settings", "Source", "load", "read_environment", "read_file", "read_
 DEFAULT_FILE = "config.yml"
 FILE_BYTES_MAX = 1 << 20
 # Of our own shell scripts and tests: no settings of the server, and no reason to warn.
-SCRIPT_VARIABLES = frozenset({"VECTORIZER_VENV", "VECTORIZER_PYTHON", "VECTORIZER_NO_SKIP"})
+SCRIPT_VARIABLES = frozenset(
+    f"VECTORIZER_{name}" for name in ("VENV", "PYTHON", "NO_SKIP", "RUN_DIR", "TEST_ROWS")
+)
 
 
 def load(

@@ -15,6 +15,7 @@ from vectorizer.errors import ConfigurationError
 from vectorizer.sections import BY_ENVIRONMENT, TABLE
 from vectorizer.settings import Settings, Source
 
+ROOT = Path(__file__).resolve().parents[2]
 MASTER_EXAMPLE = """\
 replication:
   enabled: true
@@ -270,6 +271,15 @@ class TestEnvironment:
             "did you mean REPLICATION_HEARTBEAT_INTERVAL?",
             "environment variable VECTORIZER_QQQ is not known and has no effect",
         )
+
+    def test_no_warning_about_what_our_scripts_use(self) -> None:
+        files = [
+            path for folder in ("scripts", ".ci") for path in (ROOT / folder).iterdir() if path.is_file()
+        ]
+        text = "".join(path.read_text(encoding="utf-8") for path in files)
+        used = set(re.findall(r"\bVECTORIZER_[A-Z_]+", text))
+        assert used <= config.SCRIPT_VARIABLES | set(BY_ENVIRONMENT)
+        assert load("", **dict.fromkeys(config.SCRIPT_VARIABLES, "1")).warnings == ()
 
     def test_two_spellings_must_agree(self) -> None:
         names = BY_ENVIRONMENT["REPLICATION_HEARTBEAT_INTERVAL"].environment
