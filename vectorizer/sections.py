@@ -207,7 +207,7 @@ class Replication:
         "environment, keeps the node standalone whatever role stands beside it; only a role given by "
         "REST overrides it.",
     )
-    role: Literal["standalone", "master", "replica"] = setting(
+    role: str = setting(
         "standalone",
         "standalone: no replication. master: takes writes and sends them to its replicas; needs "
         "bind_address. replica: read-only, follows master_address.",

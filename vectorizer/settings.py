@@ -157,7 +157,7 @@ class Settings:
         for row in TABLE:
             yield Effective(row, self.value(row.name), self.source(row.name), self.where(row.name))
 
-    def stored(self) -> dict[str, Value]:
+    def stored(self) -> dict[str, object]:
         """Return what REST said, by full name: what the manifest keeps and :meth:`replaced` takes again."""
         return {name: said.value for name, said in self.said.get(Source.REST, {}).items()}
 
