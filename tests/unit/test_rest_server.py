@@ -1,0 +1,374 @@
+"""The HTTP server: what it accepts, refuses, bounds, and how it stops.
+
+Raw bytes against a small application.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import orjson
+import pytest
+from gevent.event import Event
+
+from vectorizer.errors import ConfigurationError
+from vectorizer.rest import connection
+from vectorizer.rest.connection import HEAD_BYTES_MAX, HEADERS_MAX, LINE_BYTES_MAX
+from vectorizer.rest.paths import RAW_TARGET
+from vectorizer.rest.server import RestServer
+from vectorizer.settings import Settings
+
+
+class Application:
+    """Answers with what it got; ``/wait`` waits, ``/fail`` fails, ``/unread`` leaves the body alone."""
+
+    def __init__(self) -> None:
+        self.entered = Event()
+        self.release = Event()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        path = environ[RAW_TARGET]
+        if path == "/wait":
+            self.entered.set()
+            self.release.wait()
+        if path == "/fail":
+            raise ValueError("a bug")
+        read = b"" if path == "/unread" else environ["wsgi.input"].read()
+        headers = {key: value for key, value in environ.items() if key.startswith("HTTP_")}
+        body = orjson.dumps(
+            {"path": path, "read": len(read), "headers": headers, "type": environ.get("CONTENT_TYPE")}
+        )
+        if path.startswith("/large"):
+            body = b"x" * int(path.rpartition("/")[2])
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+
+class Serving:
+    """A running server with its application."""
+
+    def __init__(self, **server: Any) -> None:
+        self.application = Application()
+        self.server = RestServer("127.0.0.1", 0)
+        given = {f"server.{key}": value for key, value in server.items()}
+        self.server.start(self.application, Settings().replaced(given) if given else Settings())
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection((self.server.host, self.server.port), timeout=10)
+
+    def send(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
+        """The first answer on a new connection."""
+        with self.connect() as sock:
+            sock.sendall(data)
+            return answer_of(sock)
+
+
+@pytest.fixture
+def serving() -> Iterator[Serving]:
+    running = Serving()
+    yield running
+    running.server.stop(1.0)
+
+
+def answer_of(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        part = sock.recv(65536)
+        assert part, f"closed before an answer: {data!r}"
+        data += part
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+    length = int(headers.get("content-length", 0))
+    while len(body) < length:
+        part = sock.recv(65536)
+        assert part, "closed in the middle of an answer"
+        body += part
+    return int(lines[0].split(" ")[1]), headers, body[:length]
+
+
+def is_closed(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def get(path: str = "/", *headers: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode("latin-1")
+
+
+def post(body: bytes, *headers: str, path: str = "/") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def test_keep_alive_and_raw_target(serving: Serving) -> None:
+    with serving.connect() as sock:
+        for path in ("/a%2Fb%FF?x=%20", "/\xc3\xa9"):
+            sock.sendall(get(path, "X-Some-Thing:  a b "))
+            status, _, body = answer_of(sock)
+            document = orjson.loads(body)
+            assert (status, document["path"]) == (200, path)
+            assert document["headers"]["HTTP_X_SOME_THING"] == "a b"
+        sock.sendall(post(b"12345", "Content-Type: a/b"))
+        assert orjson.loads(answer_of(sock)[2])["read"] == 5
+        sock.sendall(b"\r\n" + get("/", "Connection: close"))
+        assert answer_of(sock)[1]["connection"] == "close"
+        assert is_closed(sock)
+
+
+def test_pipelined_requests_are_answered_in_order(serving: Serving) -> None:
+    with serving.connect() as sock:
+        sock.sendall(post(b"123", path="/unread") + get("/second"))
+        first = sock.recv(65536)
+        while b"/second" not in first:
+            first += sock.recv(65536)
+        assert first.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_nagle_is_off_on_each_connection(serving: Serving) -> None:
+    with serving.connect() as sock:
+        sock.sendall(get())
+        answer_of(sock)
+        (handler,) = serving.server._server.handlers  # type: ignore[union-attr]
+        assert handler.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert serving.server.connections == 1
+
+
+def test_http_1_0(serving: Serving) -> None:
+    with serving.connect() as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert answer_of(sock)[0] == 200
+        assert is_closed(sock)
+    with serving.connect() as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2)
+        assert answer_of(sock)[0] == 200
+
+
+def test_chunked_bodies(serving: Serving) -> None:
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serving.connect() as sock:
+        sock.sendall(head + b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n" + get("/next"))
+        assert orjson.loads(answer_of(sock)[2])["read"] == 7
+
+
+def test_expect_continue(serving: Serving) -> None:
+    with serving.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(b"abc")
+        assert orjson.loads(answer_of(sock)[2])["read"] == 3
+    with serving.connect() as sock:
+        sock.sendall(b"POST /unread HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        assert answer_of(sock)[0] == 200
+        assert is_closed(sock), "the client was never told to send its body"
+
+
+BIG = "x" * (HEAD_BYTES_MAX // 8)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "sentence"),
+    [
+        (b"nonsense\r\n\r\n", 400, "not a request line"),
+        (b"GET /\r\n\r\n", 400, "not a request line"),
+        (b"GET / HTTP/2.0\r\n\r\n", 505, "HTTP version 'HTTP/2.0' is not supported"),
+        (b"GET / HTTP/9\r\n\r\n", 505, "not supported"),
+        (b"GET /" + b"x" * LINE_BYTES_MAX + b" HTTP/1.1\r\n\r\n", 414, f"more than {LINE_BYTES_MAX} bytes"),
+        (get("/", *[f"A{number}: {BIG}" for number in range(9)]), 431, f"more than {HEAD_BYTES_MAX} bytes"),
+        (
+            get("/", *[f"A: {number}" for number in range(HEADERS_MAX + 1)]),
+            431,
+            f"more than {HEADERS_MAX} headers",
+        ),
+        (get("/", "no colon"), 400, "not a header: b'no colon"),
+        (get("/", "A : b"), 400, "not a header"),
+        (get("/", "A: b", " folded"), 400, "not a header"),
+        (get("/", "A: b\0c"), 400, "not a header"),
+        (get("/", "A: b\rc"), 400, "not a header"),
+        (get("/", "Content-Length: -1"), 400, "Content-Length is '-1'"),
+        (get("/", "Content-Length: +1"), 400, "Content-Length is '+1'"),
+        (get("/", "Content-Length: 1_0"), 400, "Content-Length is '1_0'"),
+        (get("/", "Content-Length: 1", "Content-Length: 1"), 400, "Content-Length is '1, 1'"),
+        (get("/", "Content-Length: 1", "Transfer-Encoding: chunked"), 400, "both Content-Length and"),
+        (get("/", "Transfer-Encoding: gzip"), 501, "other than chunked is not supported"),
+        (b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 501, "other than chunked"),
+    ],
+)
+def test_refused_heads(serving: Serving, data: bytes, status: int, sentence: str) -> None:
+    given, headers, body = serving.send(data)
+    document = orjson.loads(body)
+    assert (given, document["status_code"], document["error_type"]) == (status, status, "bad_request")
+    assert sentence in document["message"]
+    assert headers["content-type"] == "application/json" and headers["connection"] == "close"
+
+
+def test_headers_with_an_underscore_do_not_pass_for_others(serving: Serving) -> None:
+    _, _, body = serving.send(get("/", "X_Secret: forged", "X-Other: 1"))
+    assert orjson.loads(body)["headers"] == {"HTTP_HOST": "x", "HTTP_X_OTHER": "1"}
+
+
+def test_an_upgrade_is_passed_over(serving: Serving) -> None:
+    _, _, body = serving.send(get("/", "Connection: Upgrade", "Upgrade: websocket"))
+    assert orjson.loads(body)["read"] == 0
+
+
+def test_an_unread_body_does_not_cost_the_client_its_answer(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving.connect() as sock:
+        sock.sendall(post(b"x" * 3_000_000, path="/unread") + get("/next"))
+        assert answer_of(sock)[0] == 200
+    monkeypatch.setattr(connection, "DRAIN_BYTES_MAX", 100_000)
+    with serving.connect() as sock:
+        sock.sendall(post(b"x" * 90_000, path="/unread"))
+        status, headers, _ = answer_of(sock)
+        assert (status, headers.get("connection")) == (200, None)
+    with serving.connect() as sock:
+        sock.sendall(post(b"x" * 110_000, path="/unread"))
+        status, headers, _ = answer_of(sock)
+        assert (status, headers["connection"]) == (200, "close")
+        assert is_closed(sock)
+    with serving.connect() as sock:
+        chunk = b"%x\r\n%s\r\n" % (60_000, b"x" * 60_000)
+        sock.sendall(b"POST /unread HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 3)
+        assert answer_of(sock)[0] == 200
+        assert is_closed(sock)
+
+
+def test_broken_chunks_end_the_connection(serving: Serving) -> None:
+    with serving.connect() as sock:
+        sock.sendall(b"POST /unread HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+        assert answer_of(sock)[0] == 200
+        assert is_closed(sock)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "DRAIN_SECS", 0.1)
+    serving = Serving()
+    with serving.connect() as sock:
+        sock.sendall(b"POST /unread HTTP/1.1\r\nContent-Length: 10\r\n\r\n")
+        assert answer_of(sock)[0] == 200
+        assert is_closed(sock)
+    serving.server.stop(1.0)
+
+
+def test_a_bug_of_the_application_is_a_500_in_json(serving: Serving) -> None:
+    status, _, body = serving.send(get("/fail"))
+    assert status == 500
+    assert orjson.loads(body)["error_type"] == "internal_error"
+
+
+def test_silent_and_slow_clients_are_let_go() -> None:
+    serving = Serving(request_timeout_secs=0.3)
+    started = time.monotonic()
+    with serving.connect() as silent, serving.connect() as slow, serving.connect() as later:
+        slow.sendall(b"GET / HTTP/1.1\r\n")
+        later.sendall(get())
+        assert answer_of(later)[0] == 200
+        for number in range(20):
+            gevent.sleep(0.02)
+            slow.sendall(b"A%d: b\r\n" % number)
+            if time.monotonic() - started > 0.25:
+                break
+        status, _, body = answer_of(slow)
+        assert (status, orjson.loads(body)["message"]) == (408, "the request did not arrive in time")
+        assert is_closed(silent) and is_closed(slow) and is_closed(later)
+    assert time.monotonic() - started < 5
+    serving.server.stop(1.0)
+
+
+def test_a_client_that_does_not_take_its_answer_is_let_go() -> None:
+    serving = Serving(request_timeout_secs=0.3)
+    with serving.connect() as sock:
+        sock.sendall(get("/large/50000000"))
+        deadline = time.monotonic() + 10
+        while serving.server.connections and time.monotonic() < deadline:
+            gevent.sleep(0.01)
+        assert serving.server.connections == 0
+    serving.server.stop(1.0)
+
+
+def test_large_answers_arrive_whole(serving: Serving) -> None:
+    for size in (connection.SENT_AT_ONCE, connection.SENT_AT_ONCE + 1, 3_000_000):
+        assert len(serving.send(get(f"/large/{size}"))[2]) == size
+
+
+def test_connections_beyond_the_limit_wait() -> None:
+    serving = Serving(connections_max=1)
+    with serving.connect() as first:
+        first.sendall(get())
+        answer_of(first)
+        with serving.connect() as second:
+            second.sendall(get())
+            second.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                second.recv(1)
+            first.close()
+            second.settimeout(10)
+            assert answer_of(second)[0] == 200
+    serving.server.stop(1.0)
+
+
+def test_stop_lets_running_requests_finish_and_takes_no_new_ones(serving: Serving) -> None:
+    with serving.connect() as busy, serving.connect() as idle:
+        idle.sendall(get())
+        answer_of(idle)
+        busy.sendall(get("/wait"))
+        serving.application.entered.wait()
+        stopping = gevent.spawn(serving.server.stop, 10.0)
+        assert is_closed(idle)
+        with pytest.raises(ConnectionRefusedError):
+            serving.connect()
+        assert not stopping.ready()
+        serving.application.release.set()
+        status, headers, _ = answer_of(busy)
+        assert (status, headers["connection"]) == (200, "close")
+        stopping.get(timeout=5)
+        assert is_closed(busy)
+
+
+def test_stop_ends_what_takes_too_long(serving: Serving) -> None:
+    with serving.connect() as busy:
+        busy.sendall(get("/wait"))
+        serving.application.entered.wait()
+        serving.server.stop(0.05)
+        assert is_closed(busy)
+
+
+def test_addresses() -> None:
+    first = RestServer("127.0.0.1", 0)
+    assert first.port > 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((first.host, first.port), timeout=1)
+    first.start(Application(), Settings())
+    with pytest.raises(
+        ConfigurationError, match=r"cannot serve REST on 127\.0\.0\.1:\d+: Address already in use"
+    ) as caught:
+        RestServer("127.0.0.1", first.port)
+    assert caught.value.key == "server.port"
+    with pytest.raises(ConfigurationError, match=r"cannot serve REST on 192\.0\.2\.1:0") as caught:
+        RestServer("192.0.2.1", 0)
+    assert caught.value.key == "server.host"
+    first.stop(1.0)
+    never = RestServer("127.0.0.1", first.port)
+    assert never.connections == 0
+    never.stop(1.0)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
+def test_ipv6() -> None:
+    try:
+        server = RestServer("[::1]", 0)
+    except ConfigurationError as error:
+        pytest.skip(f"no IPv6 on this machine: {error}")
+    server.start(Application(), Settings())
+    with socket.create_connection(("::1", server.port), timeout=5) as sock:
+        sock.sendall(get())
+        assert answer_of(sock)[0] == 200
+    server.stop(1.0)

@@ -1,0 +1,200 @@
+"""Columns of payload fields: what filters compare, one array a type instead of one document a row.
+
+A path is keys joined by dots. On its way a list stands for its items, at every level, so ``tags`` of
+``{"tags": ["a", "b"]}`` has the values a and b, and ``parts.size`` of ``{"parts": [{"size": 1}, {"size":
+2}]}`` has 1 and 2. A row may therefore have several values at one path; ``owners`` says to which row each
+value belongs.
+
+Columns of a sealed chunk are made once and kept with the chunk; those of a growing chunk are made in blocks,
+each as soon as its rows are there. At most COLUMNS_MAX of them are kept for each chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorizer import codec
+from vectorizer.storage.chunk import Chunk, ChunkView
+
+Mask = npt.NDArray[np.bool_]
+Owners = npt.NDArray[np.int32]
+Breathe = Callable[[], None]
+
+COLUMNS_MAX = 16
+BLOCK_ROWS = 1024
+"""Rows in a block of a growing chunk."""
+SLICE_ROWS = 256
+"""Payloads decoded between two breaths: about 1 ms."""
+CACHE_KEY = "column "
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """The values at one path in ``rows`` rows, numbered from 0."""
+
+    rows: int
+    present: Mask
+    """(rows,) whether the path leads to anything, be it null or an empty list."""
+    null: Mask
+    true: Mask
+    false: Mask
+    integer_owners: Owners
+    integers: npt.NDArray[np.int64]
+    float_owners: Owners
+    floats: npt.NDArray[np.float64]
+    word_owners: Owners
+    words: npt.NDArray[np.int32]
+    """Of each string its place in ``dictionary``."""
+    dictionary: Sequence[str]
+    """The different strings, sorted."""
+
+
+@dataclass(slots=True)
+class ColumnBuilder:
+    """Collects the values at one path, row by row."""
+
+    path: tuple[str, ...]
+    rows: int = 0
+    present: list[int] = field(default_factory=list)
+    null: list[int] = field(default_factory=list)
+    true: list[int] = field(default_factory=list)
+    false: list[int] = field(default_factory=list)
+    integers: list[tuple[int, int]] = field(default_factory=list)
+    floats: list[tuple[int, float]] = field(default_factory=list)
+    words: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, document: Mapping[str, Any] | None) -> None:
+        """The next row's payload."""
+        if document is not None and self._walk(document, 0):
+            self.present.append(self.rows)
+        self.rows += 1
+
+    def _walk(self, value: Any, depth: int) -> bool:
+        if isinstance(value, list):
+            found = [self._walk(item, depth) for item in value]
+            return depth == len(self.path) or any(found)
+        if depth == len(self.path):
+            self._leaf(value)
+            return True
+        if isinstance(value, Mapping) and self.path[depth] in value:
+            return self._walk(value[self.path[depth]], depth + 1)
+        return False
+
+    def _leaf(self, value: Any) -> None:
+        if value is None:
+            self.null.append(self.rows)
+        elif value is True:
+            self.true.append(self.rows)
+        elif value is False:
+            self.false.append(self.rows)
+        elif isinstance(value, int):
+            self.integers.append((self.rows, value))
+        elif isinstance(value, float):
+            self.floats.append((self.rows, value))
+        elif isinstance(value, str):
+            self.words.append((self.rows, value))
+
+    def column(self) -> Column:
+        """All rows so far as one column."""
+        dictionary = sorted({word for _, word in self.words})
+        place = {word: index for index, word in enumerate(dictionary)}
+        return Column(
+            self.rows,
+            self._mask(self.present),
+            self._mask(self.null),
+            self._mask(self.true),
+            self._mask(self.false),
+            _owners(self.integers),
+            np.array([value for _, value in self.integers], np.int64),
+            _owners(self.floats),
+            np.array([value for _, value in self.floats], np.float64),
+            _owners(self.words),
+            np.array([place[word] for _, word in self.words], np.int32),
+            dictionary,
+        )
+
+    def _mask(self, rows: list[int]) -> Mask:
+        mask = np.zeros(self.rows, np.bool_)
+        mask[rows] = True
+        return mask
+
+
+def _owners(values: Sequence[tuple[int, object]]) -> Owners:
+    return np.array([owner for owner, _ in values], np.int32)
+
+
+Block = dict[str, Column]
+"""Columns of the same rows, by path."""
+
+
+def block_of_payload(payload: bytes, paths: Sequence[str]) -> Block:
+    """The columns of a single payload."""
+    document = codec.decode_payload(payload)
+    block = {}
+    for path in paths:
+        builder = ColumnBuilder(tuple(path.split(".")))
+        builder.add(document)
+        block[path] = builder.column()
+    return block
+
+
+def blocks_of(view: ChunkView, paths: Sequence[str], breathe: Breathe) -> Iterator[tuple[int, Block]]:
+    """(number of rows, columns at these paths) over all rows of a view, in order.
+
+    Kept columns are used, missing ones are made. A kept column may go beyond the rows of the view.
+    """
+    step = view.rows if view.chunk.sealed else BLOCK_ROWS
+    for start in range(0, view.rows, step or 1):
+        stop = min(start + step, view.rows)
+        yield stop - start, _block(view.chunk, start, stop, paths, keep=stop - start == step, breathe=breathe)
+
+
+def _block(
+    chunk: Chunk, start: int, stop: int, paths: Sequence[str], *, keep: bool, breathe: Breathe
+) -> Block:
+    kept = {path: _kept(chunk, path) for path in paths}
+    block = {path: columns[start] for path, columns in kept.items() if start in columns}
+    missing = [path for path in paths if path not in block]
+    if missing:
+        made = _make(chunk, start, stop, missing, breathe)
+        block.update(made)
+        if keep:
+            for path, column in made.items():
+                kept[path][start] = column
+    return block
+
+
+def _kept(chunk: Chunk, path: str) -> dict[int, Column]:
+    """The kept columns of a path by their first row.
+
+    A path used again moves to the end of those to be dropped.
+    """
+    key = CACHE_KEY + path
+    columns = chunk.cache.pop(key, None)
+    if not isinstance(columns, dict):
+        columns = {}
+        ours = [name for name in chunk.cache if name.startswith(CACHE_KEY)]
+        for name in ours[: max(0, len(ours) - COLUMNS_MAX + 1)]:
+            del chunk.cache[name]
+    chunk.cache[key] = columns
+    return columns
+
+
+def _make(chunk: Chunk, start: int, stop: int, paths: Sequence[str], breathe: Breathe) -> Block:
+    builders = {path: ColumnBuilder(tuple(path.split("."))) for path in paths}
+    for row in range(start, stop):
+        document = codec.decode_payload(chunk.payload_at(row))
+        for builder in builders.values():
+            builder.add(document)
+        if row % SLICE_ROWS == 0:
+            breathe()
+    block: Block = {}
+    for path, builder in builders.items():
+        block[path] = builder.column()
+        breathe()
+    return block

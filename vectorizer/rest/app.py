@@ -1,0 +1,159 @@
+"""The application: the table of routes on Bottle's router, and errors as JSON.
+
+Rules: a request is answered by its route or by an error of the families in ``errors``, always as JSON. A
+write on a replica is refused before its path, query or body is looked at. What a route did not foresee is a
+bug here: 500, and a line in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import bottle  # type: ignore[import-untyped]
+
+from vectorizer import codec, logs
+from vectorizer.database import Database
+from vectorizer.errors import RequestError
+from vectorizer.rest.bodies import BSON, JSON, BodyLimits, encode_json
+from vectorizer.rest.collections import CollectionRoutes
+from vectorizer.rest.exchange import Answer, Request, Route
+from vectorizer.rest.health import HealthRoutes
+from vectorizer.rest.paths import RAW_TARGET, decode_part, split_target
+from vectorizer.rest.replication import ReplicationControl, ReplicationRoutes
+from vectorizer.rest.search import SearchRoutes
+from vectorizer.rest.vectors import VectorRoutes
+
+REDIRECT = 307
+
+log = logs.get(__name__)
+
+
+class RestApp:
+    """The WSGI application of one node."""
+
+    def __init__(self, database: Database, control: ReplicationControl) -> None:
+        self._database = database
+        limits = database.settings.limits
+        self._body_limits = BodyLimits(
+            limits.json_body_bytes_max,
+            limits.bson_body_bytes_max,
+            database.settings.server.request_timeout_secs,
+        )
+        self._depth_max = limits.json_depth_max
+        self.routes: list[Route] = [
+            *HealthRoutes(database).routes(),
+            *CollectionRoutes(database).routes(),
+            *VectorRoutes(database).routes(),
+            *SearchRoutes(database).routes(),
+            *ReplicationRoutes(control).routes(),
+        ]
+        self._bottle = bottle.Bottle(catchall=False)
+        self._bottle.default_error_handler = _unknown_path
+        for route in self.routes:
+            self._bottle.route(route.path, route.method, self._callback(route))
+        for path in dict.fromkeys(route.path for route in self.routes):
+            # Bottle would answer HEAD by GET, and other methods in HTML.
+            self._bottle.route(path, ["HEAD", "ANY"], self._method_not_allowed)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """WSGI."""
+        path, query = split_target(environ.get(RAW_TARGET) or environ["PATH_INFO"])
+        environ["PATH_INFO"], environ["QUERY_STRING"] = path or "/", query
+        return self._bottle(environ, start_response)
+
+    def _callback(self, route: Route) -> Callable[..., bottle.HTTPResponse]:
+        def call(**parts: str) -> bottle.HTTPResponse:
+            # Read before anything can switch greenlets; the routes get it as an argument.
+            environ = bottle.request.environ
+            request = Request(environ, route, self._body_limits, self._depth_max)
+            try:
+                return _response(request, self._answer(request, parts))
+            except RequestError as error:
+                return error_response(error)
+            except Exception as error:  # noqa: BLE001  the last resort: nothing a client can do may lead here
+                log.error("request_failed", method=route.method, path=environ["PATH_INFO"], error=repr(error))
+                return error_response(
+                    RequestError(
+                        500, "internal_error", "the server has failed at this request; its log says how"
+                    )
+                )
+
+        return call
+
+    def _answer(self, request: Request, parts: Mapping[str, str]) -> Answer:
+        route = request.route
+        if route.writes:
+            self._guard_writable(request)
+        return route.call(request, **{name: decode_part(part, f"the {name}") for name, part in parts.items()})
+
+    def _guard_writable(self, request: Request) -> None:
+        node = self._database.node
+        try:
+            node.guard_writable()
+        except RequestError as error:
+            redirect = self._database.settings.replication.replica_writes == "redirect"
+            if error.error_type != "read_only_replica" or not redirect or node.master_url is None:
+                raise
+            query = request.environ["QUERY_STRING"]
+            target = request.environ["PATH_INFO"] + (f"?{query}" if query else "")
+            raise RequestError(
+                REDIRECT,
+                error.error_type,
+                error.message,
+                error.details,
+                {**error.headers, "Location": node.master_url.rstrip("/") + target},
+            ) from error
+
+    def _method_not_allowed(self, **parts: str) -> bottle.HTTPResponse:
+        environ = bottle.request.environ
+        allowed = [method for method in ("GET", "POST", "PUT", "DELETE") if self._is_allowed(method, environ)]
+        allow = ", ".join(allowed)
+        return error_response(
+            RequestError(
+                405,
+                "method_not_allowed",
+                f"{environ['REQUEST_METHOD'][:32]} is not allowed here; allowed: {allow}",
+                {"allow": allowed},
+                {"Allow": allow},
+            )
+        )
+
+    def _is_allowed(self, method: str, environ: Mapping[str, Any]) -> bool:
+        found, _ = self._bottle.router.match({"REQUEST_METHOD": method, "PATH_INFO": environ["PATH_INFO"]})
+        return bool(found.method == method)
+
+
+def error_response(error: RequestError) -> bottle.HTTPResponse:
+    """The JSON answer to a request that was not carried out."""
+    document = {
+        "error_type": error.error_type,
+        "message": error.message,
+        "status_code": error.status_code,
+        **({"details": error.details} if error.details else {}),
+    }
+    return _http(error.status_code, encode_json(document), JSON, error.headers)
+
+
+def _response(request: Request, answer: Answer) -> bottle.HTTPResponse:
+    if answer.body is not None:
+        return _http(answer.status, answer.body, JSON, answer.headers)
+    if request.answers_bson:
+        return _http(answer.status, codec.encode(answer.document), BSON, answer.headers)
+    return _http(answer.status, encode_json(answer.document), JSON, answer.headers)
+
+
+def _http(status: int, body: bytes, kind: str, headers: Mapping[str, str]) -> bottle.HTTPResponse:
+    line = f"{status} {HTTPStatus(status).phrase}"
+    return bottle.HTTPResponse(body, line, {"Content-Type": kind, **headers})
+
+
+def _unknown_path(error: bottle.HTTPError) -> bytes:
+    """Bottle's own errors: only 404 for a path that no route has."""
+    bottle.response.status = 404
+    bottle.response.content_type = JSON
+    path = bottle.request.environ["PATH_INFO"][:256]
+    return encode_json(
+        {"error_type": "path_not_found", "message": f"there is nothing at {path}", "status_code": 404}
+    )

@@ -1,0 +1,200 @@
+"""Bodies: bytes of the request to a document, and documents to bytes of the answer.
+
+JSON everywhere; BSON where a route says so. The limit stands before the reading, the depth before the
+meaning. A large JSON list is parsed in slices, because one call of the parser would hold the event loop too
+long.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gevent
+import orjson
+
+from vectorizer import codec
+from vectorizer.errors import RequestError, too_large, unsupported_media_type, validation
+
+JSON = "application/json"
+BSON = "application/bson"
+
+READ_BYTES = 256 * 1024
+SLICE_BYTES = 512 * 1024
+"""Size of the slices in which a large JSON list is parsed: about 4 ms each."""
+SPLIT_TRIES = 64
+"""Commas tried in vain as ends of slices before a body is parsed as a whole."""
+
+Breathe = Callable[[], None]
+"""Lets others run if the caller has held the event loop long enough."""
+
+
+class Stream(Protocol):
+    """``wsgi.input``."""
+
+    def read(self, length: int, /) -> bytes:
+        """At most so many bytes; fewer only at the end."""
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """Largest body in bytes, by format, and how long it may take to arrive."""
+
+    json_bytes: int
+    bson_bytes: int
+    seconds: float
+
+
+def read_body(environ: Mapping[str, Any], limits: BodyLimits, *, bson: bool) -> tuple[str, bytes]:
+    """(content type, bytes) of a request's body.
+
+    RequestError: 415 for another format, 413 with both numbers as soon as it is known to be too large, 400
+    where the client ended it early.
+    """
+    kind = _content_type(environ, bson=bson)
+    limit = limits.bson_bytes if kind == BSON else limits.json_bytes
+    length = environ.get("CONTENT_LENGTH")
+    if length and int(length) > limit:
+        raise too_large("the body", int(length), limit)
+    try:
+        with gevent.Timeout(limits.seconds, TimeoutError()):
+            return kind, _read_all(environ["wsgi.input"], limit)
+    except TimeoutError as error:
+        raise RequestError(
+            408, "request_timeout", f"the body did not arrive within {limits.seconds:g} s"
+        ) from error
+    except OSError as error:
+        raise validation(f"the body ended early or its chunks are malformed: {error}") from error
+
+
+def decode_body(kind: str, body: bytes, breathe: Breathe, list_key: str | None = None) -> Any:
+    """The document in a body.
+
+    ``list_key``: the only key of a document whose value may be a very long list.
+    """
+    if not body:
+        raise validation("the body is empty; a document is expected")
+    if kind == BSON:
+        try:
+            return codec.decode(body)
+        except codec.CodecError as error:
+            raise validation(f"the body is not valid BSON: {error}") from error
+    if list_key is not None and len(body) > 2 * SLICE_BYTES:
+        items = _list_in_slices(body, list_key, breathe)
+        if items is not None:
+            return {list_key: items}
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise validation(f"the body is not valid JSON in UTF-8: {error}") from error
+
+
+def wants_bson(accept: str) -> bool:
+    """Whether an Accept header prefers BSON: it names it, with a weight not below JSON's."""
+    if BSON not in accept.lower():
+        return False
+    weights: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        name, _, parameters = part.strip().partition(";")
+        found = re.search(r"q=([0-9.]{1,5})", parameters)
+        try:
+            weights[name.strip()] = float(found.group(1)) if found else 1.0
+        except ValueError:
+            weights[name.strip()] = 0.0
+    return 0 < weights.get(BSON, 0) >= weights.get(JSON, 0)
+
+
+def encode_json(document: Any) -> bytes:
+    """JSON bytes; float32 arrays with the shortest digits that read back as the same float32."""
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _read_all(stream: Stream, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while part := stream.read(READ_BYTES):
+        size += len(part)
+        if size > limit:
+            raise too_large("the body", size, limit)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _content_type(environ: Mapping[str, Any], *, bson: bool) -> str:
+    accepted = f"{JSON} or {BSON}" if bson else JSON
+    encoding = environ.get("HTTP_CONTENT_ENCODING", "identity")
+    if encoding.lower() != "identity":
+        raise RequestError(
+            415,
+            "unsupported_media_type",
+            f"Content-Encoding {encoding[:64]!r} is not supported; send the body as it is",
+        )
+    given = environ.get("CONTENT_TYPE") or JSON
+    kind = given.partition(";")[0].strip().lower()
+    if kind == JSON or (bson and kind == BSON):
+        return str(kind)
+    raise unsupported_media_type(given[:64], accepted)
+
+
+def _list_in_slices(body: bytes, key: str, breathe: Breathe) -> list[Any] | None:
+    """The items of ``{"key": [...]}``, parsed in slices; None if the body does not have this shape.
+
+    A slice ends before a comma. If ``[slice]`` is valid JSON, then that comma stood between two items: the
+    grammar is deterministic, so after the same bytes any parser is in the same state. A comma inside a string
+    or an object leaves brackets or quotes open, the slice does not parse, and the next comma is tried.
+    """
+    head = re.match(rb'\s*\{\s*"' + key.encode() + rb'"\s*:\s*\[', body)
+    tail = re.search(rb"\]\s*\}\s*\Z", body[-64:])
+    if head is None or tail is None:
+        return None
+    position, stop = head.end(), max(len(body) - 64, 0) + tail.start()
+    items: list[Any] = []
+    tries = SPLIT_TRIES
+    while position < stop:
+        end = body.find(b"},", min(position + SLICE_BYTES, stop), stop) + 1 or stop
+        part = _parsed(body[position:end])
+        while part is None and end < stop and tries > 0:
+            tries -= 1
+            breathe()
+            end = body.find(b"},", end, stop) + 1 or stop
+            part = _parsed(body[position:end])
+        if not part:
+            return None
+        items.extend(part)
+        position = end + 1
+        breathe()
+    # One beyond the end: the last slice reached it. A comma just before it would leave the position there.
+    return items if position == stop + 1 else None
+
+
+def _parsed(part: bytes) -> list[Any] | None:
+    try:
+        items: list[Any] = orjson.loads(b"[" + part + b"]")
+    except orjson.JSONDecodeError:
+        return None
+    return items
+
+
+def check_depth(document: Any, depth_max: int, breathe: Breathe) -> None:
+    """RequestError 400 if objects and lists are nested deeper than that."""
+    level: list[Any] = [document]
+    for _ in range(depth_max):
+        level = [item for value in level for item in _containers(value, breathe)]
+        if not level:
+            return
+    raise validation(f"the body is nested more than {depth_max} levels deep", limit=depth_max)
+
+
+def _containers(value: Any, breathe: Breathe) -> list[Any]:
+    """The objects and lists directly inside a value."""
+    if isinstance(value, Mapping):
+        return [item for item in value.values() if isinstance(item, Mapping | list)]
+    if isinstance(value, list):
+        breathe()
+        # A list of numbers, such as a vector, is recognised at the speed of C.
+        kinds = set(map(type, value))
+        if any(issubclass(kind, Mapping | list) for kind in kinds):
+            return [item for item in value if isinstance(item, Mapping | list)]
+    return []

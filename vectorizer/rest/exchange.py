@@ -1,0 +1,107 @@
+"""One request and its answer, between the wire and the routes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gevent
+import numpy as np
+
+from vectorizer.database import WriteResult
+from vectorizer.operations import Vectors
+from vectorizer.rest.bodies import BSON, BodyLimits, check_depth, decode_body, read_body, wants_bson
+from vectorizer.rest.paths import query_pairs
+from vectorizer.rest.schema import Table
+
+OFFSET_HEADER = "X-Replication-Offset"
+ID_HEADER = "X-Replication-Id"
+HELD_SECS = 0.005
+"""How long a request may compute before it lets others run."""
+
+NO_QUERY = Table("NoQuery", {})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a route gives back: a document, or ``body`` encoded already."""
+
+    document: Mapping[str, Any] = field(default_factory=dict)
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """A row of the table of routes. ``path`` is in Bottle's syntax; its parts arrive percent-decoded."""
+
+    method: str
+    path: str
+    call: Callable[..., Answer]
+    help: str
+    query: Table = NO_QUERY
+    bodies: Sequence[Table] = ()
+    """The forms of body that are accepted; none = a body is ignored."""
+    list_key: str | None = None
+    """The field of the body that may be a very long list."""
+    bson: bool = False
+    """Reads and writes BSON too."""
+    writes: bool = False
+    """Changes data: refused by a replica before anything else is looked at."""
+
+
+class Breather:
+    """Lets other greenlets run when the caller has computed for a while; cheap to call often."""
+
+    __slots__ = ("_since",)
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __call__(self) -> None:
+        if time.perf_counter() - self._since > HELD_SECS:
+            gevent.sleep(0)
+            self._since = time.perf_counter()
+
+
+class Request:
+    """What a route may ask about a request."""
+
+    def __init__(self, environ: Mapping[str, Any], route: Route, limits: BodyLimits, depth_max: int) -> None:
+        self.environ = environ
+        self.route = route
+        self.breathe = Breather()
+        self._limits = limits
+        self._depth_max = depth_max
+
+    def query(self) -> dict[str, Any]:
+        """The checked parameters of the query string."""
+        return self.route.query.read_query(query_pairs(self.environ.get("QUERY_STRING", "")))
+
+    def document(self) -> Any:
+        """The body, decoded; its form is not checked yet."""
+        kind, body = read_body(self.environ, self._limits, bson=self.route.bson)
+        document = decode_body(kind, body, self.breathe, self.route.list_key)
+        # So few brackets cannot be nested too deep, which spares most bodies the walk.
+        if kind == BSON or body.count(b"[") + body.count(b"{") > self._depth_max:
+            check_depth(document, self._depth_max, self.breathe)
+        return document
+
+    @property
+    def answers_bson(self) -> bool:
+        """Whether the answer is to be BSON."""
+        return self.route.bson and wants_bson(self.environ.get("HTTP_ACCEPT", ""))
+
+    def vector(self, vector: Vectors) -> Any:
+        """A vector (d,) as the answer's format holds it."""
+        return np.asarray(vector, "<f4").tobytes() if self.answers_bson else np.asarray(vector)
+
+
+def written(result: WriteResult, status: int = 200, **fields: Any) -> Answer:
+    """The answer to a write: what was done, and where it stands in the history, in body and headers."""
+    document = {**fields, "offset": result.offset, "replication_id": result.replication_id}
+    headers = {OFFSET_HEADER: str(result.offset), ID_HEADER: result.replication_id}
+    return Answer(document, status, headers)

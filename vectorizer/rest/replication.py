@@ -1,0 +1,77 @@
+"""Replication: status, numbers, replicas, and the change of it all while running."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from vectorizer.errors import ConfigurationError, RequestError
+from vectorizer.rest.exchange import Answer, Request, Route
+from vectorizer.rest.schema import wrong
+
+
+class ReplicationControl(Protocol):
+    """What the routes need of the replication; documents are made there."""
+
+    def status(self) -> Mapping[str, Any]:
+        """Role, numbers, history, links."""
+
+    def stats(self) -> Mapping[str, Any]:
+        """The numbers alone; RequestError 400 on a standalone node."""
+
+    def replicas(self) -> Mapping[str, Any]:
+        """The replicas of a master; RequestError 400 where there is no such list."""
+
+    def configure(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Change settings and role, at once; ConfigurationError or RequestError says why not."""
+
+
+class ReplicationRoutes:
+    """``/replication/...``."""
+
+    def __init__(self, control: ReplicationControl) -> None:
+        self._control = control
+
+    def routes(self) -> list[Route]:
+        """The rows for the table of routes."""
+        return [
+            Route("GET", "/replication/status", self.status, "Role, numbers, history, links."),
+            Route("GET", "/replication/stats", self.stats, "The numbers alone."),
+            Route("GET", "/replication/replicas", self.replicas, "The replicas of this master."),
+            Route("POST", "/replication/configure", self.configure, "Change role and settings, at once."),
+        ]
+
+    def status(self, request: Request) -> Answer:
+        """200 in every role."""
+        request.query()
+        return Answer(self._control.status())
+
+    def stats(self, request: Request) -> Answer:
+        """400 on a standalone node."""
+        request.query()
+        return Answer(self._control.stats())
+
+    def replicas(self, request: Request) -> Answer:
+        """400 where there is no list of replicas."""
+        request.query()
+        return Answer(self._control.replicas())
+
+    def configure(self, request: Request) -> Answer:
+        """What was refused by the settings is the client's mistake here."""
+        request.query()
+        document = request.document()
+        if not isinstance(document, Mapping):
+            raise wrong("the body", "an object", document)
+        try:
+            return Answer(self._control.configure(document))
+        except ConfigurationError as error:
+            details = {
+                name: value
+                for name, value in (
+                    ("key", error.key),
+                    ("accepted", error.accepted),
+                    ("nearest", error.nearest),
+                )
+                if value is not None
+            }
+            raise RequestError(400, "validation_error", str(error), details) from error

@@ -1,0 +1,332 @@
+"""Rows out of bodies: items or columns to ``Rows`` that an operation can carry.
+
+Everything is checked before anything is changed, column by column where that is possible; which item is to
+blame is looked for only when a check has failed. Long bodies are converted in slices, with a breath between
+them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorizer import codec
+from vectorizer.errors import RequestError, too_large, validation
+from vectorizer.operations import Metric, Rows, Vectors
+from vectorizer.rest.schema import Field, Items, Raw, Table, wrong
+
+Breathe = Callable[[], None]
+
+VECTOR = Raw("a list of numbers, or in BSON packed float32")
+PAYLOAD = Raw("an object or null")
+PACKED_FLOAT32 = b"\x27\x00"
+"""Header of BSON's vector binary (subtype 9) for float32 without padding."""
+VECTOR_SUBTYPE = 9
+SLICE_VALUES = 32 * 1024
+"""Numbers of JSON converted between two breaths: about 2 ms."""
+SLICE_ITEMS = 256
+
+
+@dataclass(frozen=True)
+class RowLimits:
+    """The limits of one collection's rows."""
+
+    dimension: int
+    metric: Metric
+    id_bytes: int
+    payload_bytes: int
+
+
+def items_table(rows_max: int) -> Table:
+    """Body of an upsert in items."""
+    return Table(
+        "UpsertItems", {"vectors": Field(Items(rows_max), "the rows, each with a vector", required=True)}
+    )
+
+
+ITEM = Table(
+    "Item",
+    {
+        "id": Field(Raw("a string"), "made if it is left out"),
+        "vector": Field(VECTOR, "the row's vector", required=True),
+        "payload": Field(PAYLOAD, "what is stored beside the vector"),
+    },
+)
+
+
+def columns_table(rows_max: int) -> Table:
+    """Body of an upsert in columns (BSON only)."""
+    return Table(
+        "UpsertColumns",
+        {
+            "ids": Field(Items(rows_max), "one for each row; made if they are left out"),
+            "vectors": Field(Raw("packed float32"), "n x d packed little-endian float32", required=True),
+            "payloads": Field(Items(rows_max), "one object or null for each row"),
+        },
+    )
+
+
+def rows_of_items(items: Sequence[Any], limits: RowLimits, breathe: Breathe) -> Rows:
+    """Rows of ``[{id?, vector, payload?}]``. RequestError names the first bad item as ``vectors[i]``."""
+    ids: list[Any] = []
+    vectors: list[Any] = []
+    payloads: list[Any] = []
+    for index, item in enumerate(items):
+        # The table is asked only about items that do not look as usual.
+        if type(item) is not dict or not item.keys() <= ITEM.fields.keys() or "vector" not in item:
+            ITEM.read(item, f"vectors[{index}]")
+        ids.append(item.get("id"))
+        vectors.append(item["vector"])
+        payloads.append(item.get("payload"))
+        if index % SLICE_ITEMS == SLICE_ITEMS - 1:
+            breathe()
+    where = "vectors[{}]."
+    return Rows(
+        read_ids(ids, where + "id", limits.id_bytes),
+        read_vectors(vectors, where + "vector", limits.dimension, limits.metric, breathe),
+        read_payloads(payloads, where + "payload", limits.payload_bytes, breathe),
+    )
+
+
+def rows_of_columns(columns: Mapping[str, Any], limits: RowLimits, rows_max: int, breathe: Breathe) -> Rows:
+    """Rows of ``{ids?, vectors, payloads?}`` as the table of columns gives them."""
+    vectors = read_matrix(columns["vectors"], "vectors", limits.dimension, limits.metric)
+    count = len(vectors)
+    if not 1 <= count <= rows_max:
+        raise validation(
+            f"vectors must be 1 to {rows_max} rows, they are {count}", count=count, limit=rows_max
+        )
+    for name in ("ids", "payloads"):
+        column = columns[name]
+        if column is not None and len(column) != count:
+            raise validation(f"{name} has {len(column)} items, vectors has {count} rows")
+    ids = read_ids(columns["ids"] or [None] * count, "ids[{}]", limits.id_bytes)
+    payloads = columns["payloads"]
+    if payloads is None:
+        return Rows(ids, vectors, [b""] * count)
+    return Rows(ids, vectors, read_payloads(payloads, "payloads[{}]", limits.payload_bytes, breathe))
+
+
+# -- ids -----------------------------------------------------------------------------------------------------
+
+
+def read_ids(values: Sequence[Any], where: str, bytes_max: int) -> list[bytes]:
+    """UTF-8 of each id; ``None`` gets a new one.
+
+    Raises for the first bad one and for one that occurs twice.
+    """
+    ids: list[bytes] = []
+    for index, value in enumerate(values):
+        if type(value) is str:
+            id_ = value.encode()
+            if not 1 <= len(id_) <= bytes_max:
+                raise _bad_id(value, where.format(index), bytes_max)
+            ids.append(id_)
+        elif value is None:
+            ids.append(str(uuid.uuid4()).encode())
+        else:
+            raise _bad_id(value, where.format(index), bytes_max)
+    if len(set(ids)) != len(ids):
+        _blame_duplicate(ids, where)
+    return ids
+
+
+def read_id(value: Any, where: str, bytes_max: int) -> bytes:
+    """UTF-8 of an id that must be there."""
+    if value is None:
+        raise _bad_id(value, where, bytes_max)
+    return read_ids([value], where, bytes_max)[0]
+
+
+def _bad_id(value: Any, where: str, bytes_max: int) -> RequestError:
+    expected = f"a string of 1 to {bytes_max} bytes of UTF-8"
+    if not isinstance(value, str):
+        return wrong(where, expected, value)
+    size = len(value.encode())
+    return validation(f"{where} must be {expected}, it has {size} bytes", field=where, size_bytes=size)
+
+
+def _blame_duplicate(ids: Sequence[bytes], where: str) -> NoReturn:
+    first: dict[bytes, int] = {}
+    second = next(index for index, id_ in enumerate(ids) if first.setdefault(id_, index) != index)
+    id_ = ids[second]
+    raise validation(
+        f"{where.format(first[id_])} and {where.format(second)} are the same id {id_.decode()!r}",
+        first=first[id_],
+        second=second,
+        id=id_.decode(),
+    )
+
+
+# -- payloads ------------------------------------------------------------------------------------------------
+
+
+def read_payloads(values: Sequence[Any], where: str, bytes_max: int, breathe: Breathe) -> list[bytes]:
+    """Canonical BSON of each payload, ``b""`` for null."""
+    payloads: list[bytes] = []
+    for index, value in enumerate(values):
+        payloads.append(b"" if value is None else read_payload(value, where.format(index), bytes_max))
+        if index % SLICE_ITEMS == SLICE_ITEMS - 1:
+            breathe()
+    return payloads
+
+
+def read_payload(value: Any, where: str, bytes_max: int) -> bytes:
+    """Canonical BSON of one payload, ``b""`` for null."""
+    if value is None:
+        return b""
+    if not isinstance(value, Mapping):
+        raise wrong(where, PAYLOAD.expected, value)
+    try:
+        payload = codec.encode_payload(value)
+    except RequestError as error:
+        raise validation(f"{where}: {error.message}", field=where, **error.details) from error
+    if len(payload) > bytes_max:
+        raise too_large(where, len(payload), bytes_max)
+    return payload
+
+
+# -- vectors -------------------------------------------------------------------------------------------------
+
+
+def read_vectors(
+    values: Sequence[Any], where: str, dimension: int, metric: Metric, breathe: Breathe
+) -> Vectors:
+    """Vectors as lists of numbers or packed float32, to (n, d) float32."""
+    vectors: Vectors = np.empty((len(values), dimension), np.float32)
+    step = max(1, SLICE_VALUES // dimension)
+    for start in range(0, len(values), step):
+        part = values[start : start + step]
+        if not _fill(vectors[start : start + len(part)], part, metric):
+            for index, value in enumerate(part, start):
+                if not _fill(vectors[index : index + 1], [value], metric):
+                    raise _bad_vector(value, where.format(index), dimension, metric)
+        breathe()
+    return vectors
+
+
+def read_vector(value: Any, where: str, dimension: int, metric: Metric) -> Vectors:
+    """One vector, to (d,) float32."""
+    vectors: Vectors = np.empty((1, dimension), np.float32)
+    if not _fill(vectors, [value], metric):
+        raise _bad_vector(value, where, dimension, metric)
+    row: Vectors = vectors[0]
+    return row
+
+
+def read_matrix(value: Any, where: str, dimension: int, metric: Metric) -> Vectors:
+    """Packed n x d float32, to (n, d) float32. Raises for the first bad row."""
+    if not isinstance(value, bytes):
+        raise wrong(where, "n x d packed little-endian float32", value)
+    packed = _unpacked(value, where)
+    if len(packed) % (4 * dimension):
+        raise validation(
+            f"{where} has {len(packed)} bytes, not a multiple of the {4 * dimension} bytes of a row "
+            f"of {dimension} dimensions",
+            field=where,
+            expected_dimension=dimension,
+        )
+    vectors: Vectors = np.frombuffer(packed, "<f4").reshape(-1, dimension).astype(np.float32, copy=False)
+    bad = _bad_rows(vectors, metric)
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise _bad_vector(vectors[index].tolist(), f"{where}[{index}]", dimension, metric)
+    return vectors
+
+
+def _bad_rows(vectors: Vectors, metric: Metric) -> npt.NDArray[np.bool_]:
+    good: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
+    if metric == "cosine":
+        good &= np.logical_or.reduce(vectors != 0, axis=1)
+    return ~good
+
+
+def _fill(vectors: Vectors, values: Sequence[Any], metric: Metric) -> bool:
+    """Write the values into (n, d) float32; False if one of them is not a good vector."""
+    count, dimension = vectors.shape
+    kinds = set(map(type, values))
+    if kinds == {list}:
+        if set(map(len, values)) != {dimension} or not _all_numbers(values):
+            return False
+        try:
+            numbers = np.fromiter(chain.from_iterable(values), np.float64, count * dimension)
+        except OverflowError:
+            return False
+        with np.errstate(over="ignore"):
+            vectors[:] = numbers.reshape(count, dimension)
+    elif all(issubclass(kind, bytes) for kind in kinds):
+        for index, value in enumerate(values):
+            packed = value if getattr(value, "subtype", 0) == 0 else value[2:] if _is_packed(value) else b""
+            if len(packed) != 4 * dimension:
+                return False
+            vectors[index] = np.frombuffer(packed, "<f4")
+    else:
+        # Both forms in one batch, or neither.
+        return count > 1 and all(_fill(vectors[i : i + 1], [value], metric) for i, value in enumerate(values))
+    return not _bad_rows(vectors, metric).any()
+
+
+def _all_numbers(values: Sequence[list[Any]]) -> bool:
+    kinds = set(map(type, chain.from_iterable(values)))
+    return all(issubclass(kind, int | float) and kind is not bool for kind in kinds)
+
+
+def _is_packed(value: Any) -> bool:
+    return bool(value.subtype == VECTOR_SUBTYPE and value[:2] == PACKED_FLOAT32)
+
+
+def _unpacked(value: bytes, where: str) -> bytes:
+    """The packed float32 in a BSON binary, or RequestError that says what is wrong with it."""
+    subtype = getattr(value, "subtype", 0)
+    if subtype == 0:
+        return value
+    if subtype != VECTOR_SUBTYPE:
+        raise validation(
+            f"{where} is binary of subtype {subtype}; accepted: 0 and {VECTOR_SUBTYPE}", field=where
+        )
+    if value[:2] != PACKED_FLOAT32:
+        raise validation(
+            f"{where} is a BSON vector with header {value[:2].hex() or 'of no bytes'}; accepted: float32 "
+            f"without padding ({PACKED_FLOAT32.hex()})",
+            field=where,
+        )
+    return value[2:]
+
+
+def _bad_vector(value: Any, where: str, dimension: int, metric: Metric) -> RequestError:
+    """What is wrong with a vector that was refused."""
+    if isinstance(value, bytes):
+        packed = _unpacked(value, where)
+        if len(packed) % 4:
+            return validation(f"{where} has {len(packed)} bytes, not a multiple of 4", field=where)
+        value = np.frombuffer(packed, "<f4").tolist()
+    if not isinstance(value, list):
+        return wrong(where, VECTOR.expected, value)
+    if len(value) != dimension:
+        return validation(
+            f"{where} has {len(value)} dimensions, the collection has {dimension}",
+            field=where,
+            dimension=len(value),
+            expected_dimension=dimension,
+        )
+    for index, number in enumerate(value):
+        place = f"{where}[{index}]"
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            return wrong(place, "a number", number)
+        if not _is_float32(number):
+            return validation(f"{place} is {number!r:.64}, not a finite float32", field=place)
+    return validation(f"{where} is all zeros; under {metric} a vector must have a direction", field=where)
+
+
+def _is_float32(number: float) -> bool:
+    try:
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(np.float32(float(number))))
+    except OverflowError:
+        return False

@@ -1,0 +1,264 @@
+"""Search: one question or many, by vector or by the id of a stored one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from vectorizer import codec
+from vectorizer.database import Database
+from vectorizer.errors import not_found, validation
+from vectorizer.filters import parse_filter
+from vectorizer.operations import Vectors
+from vectorizer.rest.bodies import encode_json
+from vectorizer.rest.exchange import Answer, Request, Route
+from vectorizer.rest.rows import VECTOR, read_id, read_matrix, read_vector
+from vectorizer.rest.schema import Boolean, Field, Integer, Items, Number, Raw, Table, Text
+from vectorizer.search import Hit, Matching, estimated_cost_us, search
+from vectorizer.storage.chunk import View
+from vectorizer.storage.collection import Collection
+
+NATIVE_COST_US = 1000.0
+"""A search that costs more than this runs in a native thread: below it, the way there costs more."""
+HITS_MAX = 100_000
+"""Results of all searches of one request."""
+ANSWER_VECTOR_BYTES_MAX = 32 * 1024 * 1024
+EF_MAX = 1_000_000
+ENCODED_AT_ONCE = 32
+"""Results up to which an answer is encoded in one call."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search: equal options share one pass over the data."""
+
+    limit: int
+    threshold: float | None
+    ef: int | None
+    filter_text: str | None
+    """The filter as text, by which equal ones are recognised."""
+    with_vector: bool
+    with_payload: bool
+
+
+@dataclass(frozen=True)
+class Question:
+    """One search. ``excluded``: the id whose own row is not an answer."""
+
+    vector: Vectors
+    options: Options
+    filter: Any
+    where: str
+    excluded: bytes | None = None
+
+
+class SearchRoutes:
+    """``/collections/{name}/search`` and ``/search/batch``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._limits = limits = database.settings.limits
+        options = {
+            "limit": Field(Integer(1, limits.search_limit_max), "results at most", default=10),
+            "threshold": Field(
+                Number(), "drop what is worse: a lower score, for euclidean a larger distance"
+            ),
+            "ef": Field(
+                Integer(1, EF_MAX), "effort in the graphs, instead of the one that reaches the recall"
+            ),
+            "filter": Field(Raw("a filter"), "only vectors whose payload satisfies it"),
+            "with_vector": Field(Boolean(), "give the vectors too", default=False),
+            "with_payload": Field(Boolean(), "give the payloads too", default=True),
+        }
+        self._table = Table(
+            "Search",
+            {
+                "vector": Field(VECTOR, "what to look for"),
+                "id": Field(
+                    Text(limits.id_bytes_max), "look for neighbours of this stored vector, itself excluded"
+                ),
+                **options,
+            },
+        )
+        self._batch_table = Table(
+            "SearchBatch", {"searches": Field(Items(limits.searches_max), "the searches", required=True)}
+        )
+        self._columns_table = Table(
+            "SearchColumns",
+            {
+                "vectors": Field(Raw("packed float32"), "n x d packed little-endian float32", required=True),
+                **options,
+            },
+        )
+
+    def routes(self) -> list[Route]:
+        """The rows for the table of routes."""
+        path = "/collections/<name>/search"
+        forms = [self._batch_table, self._columns_table]
+        return [
+            Route("POST", path, self.search, "The nearest vectors.", bodies=[self._table]),
+            Route(
+                "POST",
+                path + "/batch",
+                self.batch,
+                "Many searches at once.",
+                bodies=forms,
+                list_key="searches",
+                bson=True,
+            ),
+        ]
+
+    def search(self, request: Request, name: str) -> Answer:
+        """The best first."""
+        request.query()
+        collection = self._database.collection(name)
+        question = self._question(request.document(), collection, "")
+        self._check_size([question], collection)
+        hits = self._hits(request, name, [question])[0]
+        return Answer(body=_encoded_answer(request, name, question.options, hits))
+
+    def batch(self, request: Request, name: str) -> Answer:
+        """One answer a search, in order, all from the same moment."""
+        request.query()
+        collection = self._database.collection(name)
+        document = request.document()
+        questions: list[Question] = []
+        if isinstance(document, Mapping) and isinstance(document.get("vectors"), bytes):
+            questions = self._column_questions(document, collection)
+        else:
+            for index, item in enumerate(self._batch_table.read(document)["searches"]):
+                questions.append(self._question(item, collection, f"searches[{index}]"))
+                request.breathe()
+        self._check_size(questions, collection)
+        found = zip(questions, self._hits(request, name, questions), strict=True)
+        if request.answers_bson:
+            answers = [_answer(request, name, question.options, hits) for question, hits in found]
+            return Answer({"results": answers, "collection": name})
+        encoded = b",".join(
+            _encoded_answer(request, name, question.options, hits) for question, hits in found
+        )
+        return Answer(body=b'{"results":[' + encoded + b'],"collection":' + encode_json(name) + b"}")
+
+    # -- questions -------------------------------------------------------------------------------------------
+
+    def _question(self, document: Any, collection: Collection, where: str) -> Question:
+        values = self._table.read(document, where)
+        prefix = f"{where}." if where else ""
+        if (values["vector"] is None) == (values["id"] is None):
+            raise validation(f"{where or 'the body'} must have either vector or id", field=where)
+        options = _options(values)
+        if values["id"] is None:
+            config = collection.config
+            vector = read_vector(values["vector"], prefix + "vector", config.dimension, config.metric)
+            return Question(vector, options, values["filter"], prefix)
+        id_ = read_id(values["id"], prefix + "id", self._limits.id_bytes_max)
+        found = collection.locate(id_)
+        if found is None:
+            raise not_found("vector", values["id"])
+        return Question(np.array(found[0].vectors[found[1]]), options, values["filter"], prefix, id_)
+
+    def _column_questions(self, document: Any, collection: Collection) -> list[Question]:
+        values = self._columns_table.read(document)
+        config = collection.config
+        vectors = read_matrix(values["vectors"], "vectors", config.dimension, config.metric)
+        if not 1 <= len(vectors) <= self._limits.searches_max:
+            limit = self._limits.searches_max
+            raise validation(f"vectors must be 1 to {limit} rows, they are {len(vectors)}", limit=limit)
+        options = _options(values)
+        return [Question(vector, options, values["filter"], "") for vector in vectors]
+
+    def _check_size(self, questions: Sequence[Question], collection: Collection) -> None:
+        hits = sum(question.options.limit for question in questions)
+        if hits > HITS_MAX:
+            raise validation(
+                f"the limits add up to {hits} results, at most {HITS_MAX} in one request", limit=HITS_MAX
+            )
+        vectors = sum(question.options.limit for question in questions if question.options.with_vector)
+        size = min(vectors, len(questions) * collection.vector_count) * collection.config.dimension * 4
+        if size > ANSWER_VECTOR_BYTES_MAX:
+            raise validation(
+                f"the answer could have {size} bytes of vectors, the limit is {ANSWER_VECTOR_BYTES_MAX}; "
+                "ask for fewer, or without with_vector",
+                limit=ANSWER_VECTOR_BYTES_MAX,
+            )
+
+    # -- answers ---------------------------------------------------------------------------------------------
+
+    def _hits(self, request: Request, name: str, questions: Sequence[Question]) -> list[list[Hit]]:
+        """Hits of each question, all on one view; questions with equal options are searched together."""
+        view = self._database.view(name)
+        groups: dict[tuple[Options, bool], list[int]] = {}
+        for index, question in enumerate(questions):
+            groups.setdefault((question.options, question.excluded is not None), []).append(index)
+        hits: list[list[Hit]] = [[] for _ in questions]
+        for (options, excludes), members in groups.items():
+            group = [questions[index] for index in members]
+            found = self._search(request, view, group, options, options.limit + excludes)
+            for index, question, answer in zip(members, group, found, strict=True):
+                if question.excluded is not None:
+                    answer = [hit for hit in answer if hit.id != question.excluded]
+                hits[index] = answer[: options.limit]
+            request.breathe()
+        return hits
+
+    def _search(
+        self, request: Request, view: View, group: Sequence[Question], options: Options, limit: int
+    ) -> list[list[Hit]]:
+        matching: Matching | None = None
+        if group[0].filter is not None:
+            where = group[0].where + "filter"
+            parsed = parse_filter(group[0].filter, where, self._limits.filter_conditions_max)
+            # Made here, where it can breathe; the search itself may run in a native thread.
+            masks = {chunk.chunk.name: parsed.matching(chunk, request.breathe) for chunk in view.chunks}
+            matching = lambda chunk: masks[chunk.chunk.name]  # noqa: E731
+        queries = np.stack([question.vector for question in group])
+        cost = estimated_cost_us(view, len(queries), limit, options.ef)
+        run = partial(search, threshold=options.threshold, ef=options.ef, matching=matching)
+        if cost <= NATIVE_COST_US:
+            return run(view, queries, limit)
+        return self._database.run_native(run, view, queries, limit)
+
+
+def _options(values: Mapping[str, Any]) -> Options:
+    document = values["filter"]
+    return Options(
+        values["limit"],
+        values["threshold"],
+        values["ef"],
+        None if document is None else repr(document),
+        values["with_vector"],
+        values["with_payload"],
+    )
+
+
+def _result(request: Request, hit: Hit, options: Options) -> dict[str, Any]:
+    result: dict[str, Any] = {"id": hit.id.decode(), "score": hit.score}
+    if options.with_payload:
+        result["payload"] = codec.decode_payload(hit.chunk.payload_at(hit.row))
+    if options.with_vector:
+        result["vector"] = request.vector(hit.chunk.vectors[hit.row])
+    return result
+
+
+def _answer(request: Request, name: str, options: Options, hits: Sequence[Hit]) -> dict[str, Any]:
+    results = []
+    for hit in hits:
+        results.append(_result(request, hit, options))
+        request.breathe()
+    return {"results": results, "collection": name, "limit": options.limit}
+
+
+def _encoded_answer(request: Request, name: str, options: Options, hits: Sequence[Hit]) -> bytes:
+    """The answer as JSON; a long one result by result, because at once it would hold the event loop."""
+    if len(hits) <= ENCODED_AT_ONCE:
+        return encode_json(_answer(request, name, options, hits))
+    results = []
+    for hit in hits:
+        results.append(encode_json(_result(request, hit, options)))
+        request.breathe()
+    tail = b'],"collection":' + encode_json(name) + b',"limit":' + encode_json(options.limit) + b"}"
+    return b'{"results":[' + b",".join(results) + tail

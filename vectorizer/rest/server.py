@@ -1,0 +1,113 @@
+"""The server behind the REST interface: listens, bounds, stops gracefully."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket as stdlib_socket
+from collections.abc import Callable
+from typing import Any
+
+from gevent import socket
+from gevent.pool import Pool
+from gevent.pywsgi import WSGIServer
+
+from vectorizer.errors import ConfigurationError
+from vectorizer.rest.connection import RestHandler
+from vectorizer.settings import Settings
+
+BACKLOG = 1024
+KILL_SECS = 1.0
+
+
+class RestServer:
+    """Serves one WSGI application on one address.
+
+    The address is bound at once, so that a wrong one is noticed before anything else happens; connections are
+    refused until ``start``. ConfigurationError if it cannot be bound.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._listener = _bind(host, port)
+        bound = self._listener.getsockname()
+        self.host: str = bound[0]
+        self.port: int = bound[1]
+        self._pool: Pool | None = None
+        self._server: _Server | None = None
+
+    def start(self, application: Callable[..., Any], settings: Settings) -> None:
+        """Let clients in. While ``connections_max`` are open, further ones wait."""
+        self._listener.listen(BACKLOG)
+        self._pool = Pool(settings.server.connections_max)
+        self._server = _Server(
+            self._listener,
+            application,
+            spawn=self._pool,
+            log=None,
+            error_log=None,
+            handler_class=RestHandler,
+        )
+        self._server.request_timeout_secs = settings.server.request_timeout_secs
+        self._server.start()
+
+    def close(self) -> None:
+        """Give the address back, if the server was never started."""
+        self._listener.close()
+
+    def stop(self, timeout_secs: float) -> None:
+        """Take no new requests; those that run may finish within the time."""
+        server, pool = self._server, self._pool
+        if server is None or pool is None:
+            self.close()
+            return
+        server.stopping = True
+        server.close()
+        for handler in list(server.handlers):
+            if handler.idle:
+                with contextlib.suppress(OSError):  # gone already
+                    handler.socket.shutdown(stdlib_socket.SHUT_RDWR)
+        pool.join(timeout=timeout_secs)
+        pool.kill(timeout=KILL_SECS)
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return 0 if self._pool is None else len(self._pool)
+
+
+class _Server(WSGIServer):
+    """What the handlers of connections share."""
+
+    stopping = False
+    request_timeout_secs = 60.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.handlers: set[RestHandler] = set()
+
+    def update_environ(self) -> None:
+        """The name in the environment is not looked up: nobody asks for it, and a resolver may hang."""
+        self.environ.update(SERVER_NAME=str(self.address[0]), SERVER_PORT=str(self.address[1]))
+
+
+def _bind(host: str, port: int) -> Any:
+    """A bound socket of the address's family, not listening yet."""
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]"), port, type=stdlib_socket.SOCK_STREAM, flags=stdlib_socket.AI_PASSIVE
+        )
+        family, _, _, _, address = found[0]
+        listener = socket.socket(family, stdlib_socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot serve REST on {host}:{port}: {error.strerror or error}",
+            key="server.port" if error.errno == errno.EADDRINUSE else "server.host",
+            accepted="an address of this machine that is not in use",
+        ) from error
+    return listener

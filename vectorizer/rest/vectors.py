@@ -1,0 +1,318 @@
+"""Vectors: upsert, read, replace, delete, page through."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vectorizer import codec
+from vectorizer.database import Database, WriteResult
+from vectorizer.errors import conflict, not_found, validation
+from vectorizer.filters import Filter, parse_filter
+from vectorizer.operations import Delete, Rows, Upsert, Vectors
+from vectorizer.rest.bodies import encode_json
+from vectorizer.rest.exchange import Answer, Breather, Request, Route, written
+from vectorizer.rest.rows import (
+    PAYLOAD,
+    VECTOR,
+    RowLimits,
+    columns_table,
+    items_table,
+    read_id,
+    read_payload,
+    read_vector,
+    rows_of_columns,
+    rows_of_items,
+)
+from vectorizer.rest.schema import Field, Integer, Items, Raw, Table, Text
+from vectorizer.storage.chunk import LIVE, Chunk, ChunkView, View, hash_ids
+from vectorizer.storage.collection import Collection, Cursor, cursor_of, page
+
+PAGE_LIMIT = 100
+PAGE_BYTES_MAX = 16 * 1024 * 1024
+"""A page ends early, with a cursor, when its answer has become so large."""
+PAGE_STEP = 256
+"""Rows looked up between two breaths."""
+
+REPLACEMENT = Table(
+    "Replacement",
+    {
+        "vector": Field(VECTOR, "the new vector; left out, the old one stays"),
+        "payload": Field(
+            PAYLOAD, "the new payload, null for none; left out, the old one stays", nullable=True
+        ),
+    },
+)
+
+
+class VectorRoutes:
+    """``/collections/{name}/vectors`` and below."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._limits = limits = database.settings.limits
+        self._items_table = items_table(limits.batch_rows_max)
+        self._columns_table = columns_table(limits.batch_rows_max)
+        self._delete_table = Table(
+            "DeleteVectors",
+            {
+                "ids": Field(
+                    Items(limits.batch_rows_max), "the vectors to delete; missing ones are no error"
+                ),
+                "filter": Field(Raw("a filter"), "delete what it matches"),
+            },
+        )
+        self._page_table = Table(
+            "Page",
+            {
+                "limit": Field(Integer(1, limits.page_limit_max), "vectors in the page", default=PAGE_LIMIT),
+                "cursor": Field(Text(1024), "next_cursor of the page before"),
+            },
+        )
+
+    def routes(self) -> list[Route]:
+        """The rows for the table of routes."""
+        all_, one = "/collections/<name>/vectors", "/collections/<name>/vectors/<id:re:.*>"
+        forms = [self._items_table, self._columns_table]
+        return [
+            Route(
+                "POST",
+                all_,
+                self.upsert,
+                "Insert vectors, or replace those whose ids exist: all or none.",
+                bodies=forms,
+                list_key="vectors",
+                bson=True,
+                writes=True,
+            ),
+            Route("GET", all_, self.page, "Page through everything.", query=self._page_table, bson=True),
+            Route(
+                "POST",
+                all_ + "/delete",
+                self.delete_many,
+                "Delete vectors by ids or by a filter.",
+                bodies=[self._delete_table],
+                list_key="ids",
+                writes=True,
+            ),
+            Route("GET", one, self.get, "One vector with its payload."),
+            Route(
+                "PUT",
+                one,
+                self.replace,
+                "Replace vector, payload or both.",
+                bodies=[REPLACEMENT],
+                writes=True,
+            ),
+            Route("DELETE", one, self.delete, "Delete one vector.", writes=True),
+        ]
+
+    # -- one -------------------------------------------------------------------------------------------------
+
+    def get(self, request: Request, name: str, id: str) -> Answer:
+        """The stored float32 values exactly, and the payload."""
+        request.query()
+        collection = self._database.collection(name)
+        chunk, row = self._locate(collection, self._id(id))
+        return Answer(_document(request, chunk, row))
+
+    def replace(self, request: Request, name: str, id: str) -> Answer:
+        """Upsert of the full row: what the body leaves out is taken from the row as it is at the commit."""
+        request.query()
+        id_ = self._id(id)
+        collection = self._database.collection(name)
+        values = REPLACEMENT.read(request.document())
+        if values["vector"] is None and "payload" not in values:
+            raise validation("the body has neither vector nor payload; there is nothing to replace")
+        config = collection.config
+        vector: Vectors | None = None
+        if values["vector"] is not None:
+            vector = read_vector(values["vector"], "vector", config.dimension, config.metric)
+        payload: bytes | None = None
+        if "payload" in values:
+            payload = read_payload(values["payload"], "payload", self._limits.payload_bytes_max)
+        # From here to the commit no other greenlet runs.
+        self._same(collection, name)
+        chunk, row = self._locate(collection, id_)
+        if vector is None:
+            vector = chunk.vectors[row]
+        if payload is None:
+            payload = chunk.payload_at(row)
+        rows = Rows([id_], np.ascontiguousarray(vector, np.float32).reshape(1, -1), [payload])
+        return written(self._database.write(Upsert(name, rows)), id=id)
+
+    def delete(self, request: Request, name: str, id: str) -> Answer:
+        """404 if it is missing."""
+        request.query()
+        id_ = self._id(id)
+        self._locate(self._database.collection(name), id_)
+        return written(self._database.write(Delete(name, [id_])), id=id, deleted=True)
+
+    # -- many ------------------------------------------------------------------------------------------------
+
+    def upsert(self, request: Request, name: str) -> Answer:
+        """All rows or none, as one operation."""
+        request.query()
+        collection = self._database.collection(name)
+        config, limits = collection.config, self._limits
+        row_limits = RowLimits(config.dimension, config.metric, limits.id_bytes_max, limits.payload_bytes_max)
+        document = request.document()
+        if isinstance(document, Mapping) and isinstance(document.get("vectors"), bytes):
+            columns = self._columns_table.read(document)
+            rows = rows_of_columns(columns, row_limits, limits.batch_rows_max, request.breathe)
+        else:
+            items = self._items_table.read(document)["vectors"]
+            rows = rows_of_items(items, row_limits, request.breathe)
+        self._same(collection, name)
+        result = self._database.write(Upsert(name, rows))
+        return written(result, ids=[id_.decode() for id_ in rows.ids], upserted=len(rows))
+
+    def delete_many(self, request: Request, name: str) -> Answer:
+        """By ids or by filter; what is not there is no error, and changing nothing takes no offset."""
+        request.query()
+        collection = self._database.collection(name)
+        values = self._delete_table.read(request.document())
+        if (values["ids"] is None) == (values["filter"] is None):
+            raise validation("the body must have either ids or filter")
+        if values["ids"] is not None:
+            ids = self._ids(values["ids"])
+            request.breathe()
+            self._same(collection, name)
+            ids = collection.existing(ids)
+        else:
+            parsed = parse_filter(values["filter"], "filter", self._limits.filter_conditions_max)
+            found = _matching(self._database.view(name), parsed, request.breathe)
+            self._same(collection, name)
+            ids = _unchanged(collection, parsed, found)
+        # The ids are those of this moment: no other greenlet has run since they were looked up.
+        node = self._database.node
+        result = WriteResult(node.offset, node.replication_id)
+        if ids:
+            result = self._database.write(Delete(name, ids))
+        return written(result, deleted=len(ids))
+
+    def page(self, request: Request, name: str) -> Answer:
+        """A part of everything, in an order that neither writes nor merges disturb."""
+        query = request.query()
+        cursor = None if query["cursor"] is None else _read_cursor(query["cursor"])
+        view = self._database.view(name)
+        rows, more = _page_rows(view, cursor, query["limit"], request.breathe)
+        documents: list[Any] = []
+        size = 0
+        last: tuple[Chunk, int] | None = None
+        for chunk, row in rows:
+            document = _document(request, chunk, row)
+            # Items of a JSON page are encoded one by one: a large page at once would hold the event loop.
+            documents.append(document if request.answers_bson else encode_json(document))
+            size += view.config.dimension * 12 + len(chunk.payload_at(row)) + 300
+            last = chunk, row
+            request.breathe()
+            if size > PAGE_BYTES_MAX:
+                break
+        more = more or len(documents) < len(rows)
+        next_cursor = _write_cursor(cursor_of(*last)) if more and last is not None else None
+        if request.answers_bson:
+            return Answer({"vectors": documents, "next_cursor": next_cursor})
+        tail = b'],"next_cursor":' + encode_json(next_cursor) + b"}"
+        return Answer(body=b'{"vectors":[' + b",".join(documents) + tail)
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def _id(self, text: str) -> bytes:
+        return read_id(text, "the id", self._limits.id_bytes_max)
+
+    def _ids(self, values: list[Any]) -> list[bytes]:
+        """Ids to delete; naming one twice changes nothing."""
+        limit = self._limits.id_bytes_max
+        return list(
+            dict.fromkeys(read_id(value, f"ids[{index}]", limit) for index, value in enumerate(values))
+        )
+
+    def _locate(self, collection: Collection, id_: bytes) -> tuple[Chunk, int]:
+        found = collection.locate(id_)
+        if found is None:
+            raise not_found("vector", id_.decode())
+        return found
+
+    def _same(self, collection: Collection, name: str) -> None:
+        """Whether the name still means the collection for which the request was checked."""
+        if self._database.collection(name) is not collection:
+            raise conflict(f"collection {name!r} was replaced while this request was read; send it again")
+
+
+def _document(request: Request, chunk: Chunk, row: int) -> dict[str, Any]:
+    return {
+        "id": chunk.id_at(row).decode(),
+        "vector": request.vector(chunk.vectors[row]),
+        "payload": codec.decode_payload(chunk.payload_at(row)),
+    }
+
+
+def _page_rows(
+    view: View, cursor: Cursor | None, limit: int, breathe: Breather
+) -> tuple[list[tuple[Chunk, int]], bool]:
+    """(up to ``limit`` rows after the cursor, whether there are more)."""
+    rows: list[tuple[Chunk, int]] = []
+    while len(rows) <= limit:
+        step = min(PAGE_STEP, limit + 1 - len(rows))
+        part = page(view, cursor, step)
+        rows.extend(part)
+        if len(part) < step:
+            break
+        cursor = cursor_of(*part[-1])
+        breathe()
+    return rows[:limit], len(rows) > limit
+
+
+def _write_cursor(cursor: Cursor) -> str:
+    return base64.urlsafe_b64encode(cursor[1]).decode().rstrip("=")
+
+
+def _read_cursor(text: str) -> Cursor:
+    try:
+        id_ = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise validation(f"cursor {text[:64]!r} was not given out by this API", field="cursor") from error
+    return int(hash_ids([id_])[0]), id_
+
+
+Found = list[tuple[ChunkView, list[int]]]
+"""Live rows that a filter matched, by chunk."""
+
+
+def _matching(view: View, parsed: Filter, breathe: Breather) -> Found:
+    found: Found = []
+    for chunk_view in view.chunks:
+        mask = parsed.matching(chunk_view, breathe) & chunk_view.live
+        found.append((chunk_view, np.flatnonzero(mask).tolist()))
+        breathe()
+    return found
+
+
+def _unchanged(collection: Collection, parsed: Filter, found: Found) -> list[bytes]:
+    """Ids of the rows that are still as the filter saw them, or match it again; one moment, no breath.
+
+    A row that is alive in a chunk that is still there is unchanged. Where the chunk was merged away, or the
+    row has died since, the id's row of now is asked itself.
+    """
+    current = {id(chunk) for chunk in collection.chunks}
+    ids: list[bytes] = []
+    for view, rows in found:
+        chunk = view.chunk
+        alive = chunk.deleted_at[rows] == LIVE
+        if id(chunk) in current and bool(alive.all()):
+            ids.extend(map(chunk.id_at, rows))
+            continue
+        for row, lives in zip(rows, alive.tolist(), strict=True):
+            id_ = chunk.id_at(row)
+            if id(chunk) in current and lives:
+                ids.append(id_)
+                continue
+            now = collection.locate(id_)
+            if now is not None and parsed.matches(now[0].payload_at(now[1])):
+                ids.append(id_)
+    return ids
