@@ -187,8 +187,6 @@ def _regrow(segment: SealedSegment, item: SegmentRecord, record: CollectionRecor
     chunk = GrowingChunk(item.name, record.config.segment_rows, record.config.dimension)
     ids = [segment.id_at(row) for row in range(item.rows)]
     payloads = [bytes(segment.payload_at(row)) for row in range(item.rows)]
-    hashes = chunk.hashes[: item.rows].copy()
-    hashes[segment.order] = segment.hashes
-    chunk.append(ids, segment.vectors, segment.norms, hashes, payloads)
+    chunk.append(ids, segment.vectors, segment.norms, segment.row_hashes(), payloads)
     restore_deletions(chunk, item)
     return chunk
