@@ -109,6 +109,10 @@ class FrameDecoder:
         if data:
             self._pieces.append(bytes(data))
 
+    def raise_ceiling(self, frame_bytes_max: int) -> None:
+        """Frames looked at from now on may be this large: the peer has shown who it is."""
+        self._following_max = min(frame_bytes_max - LENGTH_BYTES, FOLLOWING_BYTES_MAX)
+
     def next(self) -> bytes | None:
         """Return the next whole frame (header included), or None: not enough yet; raises FrameError."""
         if self._error is not None:

@@ -300,13 +300,6 @@ class ReplicaLink:
         handshake.check_welcome(self.node, welcome, self.force)
         self.sync_reason = welcome.reason
         self.master.welcomed(welcome, now, now_ms)
-        facts: dict[str, Any] = {
-            "master": welcome.node_id,
-            "reason": welcome.reason,
-            "fork_offset": welcome.fork_offset,
-        }
-        facts.update(offset=self.node.offset, master_offset=welcome.offset, sync=welcome.sync)
-        self._outbox.append(Report("link_welcomed", facts))
         if welcome.sync == "partial":
             if welcome.history != self.node.history:
                 self._work.append(AdoptHistory(welcome.history))
@@ -315,6 +308,15 @@ class ReplicaLink:
             self._stream(now)
             return
         self.state = LinkState.PREPARING
+        self._report(
+            "full_sync_offered",
+            master=welcome.node_id,
+            reason=welcome.reason,
+            fork_offset=welcome.fork_offset,
+            offset=self.node.offset,
+            master_offset=welcome.offset,
+            window=[welcome.window_first, welcome.window_last],
+        )
         self.sync = SyncProgress(welcome.offset, welcome.reason, now)
         self.totals.full_sync_reasons[welcome.reason] += 1
         diverged = 0 < self.node.offset > welcome.fork_offset and self.node.history.shares_entry(

@@ -31,6 +31,7 @@ from typing import Protocol
 
 FLAP_WINDOW_SECS = 60.0
 FLAP_LINKS = 3
+ROWS_MAX = 1000  # a peer that makes up node ids must not fill the memory
 
 
 class Phase(StrEnum):
@@ -170,6 +171,8 @@ class ReplicaTable:
 
         The newest link wins: a replica that lost its link without the master's noticing must get in at once.
         """
+        if len(self._rows) >= ROWS_MAX:
+            self._drop_oldest_gone()
         previous = self._rows.get(progress.node_id)
         self._rows[progress.node_id] = progress
         if previous is None or previous is progress:
@@ -204,6 +207,12 @@ class ReplicaTable:
         for node_id in old:
             del self._rows[node_id]
         return old
+
+    def _drop_oldest_gone(self) -> None:
+        gone = [row for row in self if row.gone_at is not None]
+        if gone:
+            oldest = min(gone, key=lambda row: row.gone_at or 0.0)
+            del self._rows[oldest.node_id]
 
     def linked(self) -> list[Progress]:
         """Rows whose link is alive, whatever it does."""

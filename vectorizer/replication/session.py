@@ -273,6 +273,12 @@ class MasterSession:
         if isinstance(decision, messages.Refuse):
             self._refuse(decision, now)
             return
+        others = sum(row.node_id != self.hello.node_id for row in self.table.linked())
+        limit = self.settings().replication.replicas_max
+        if others >= limit:
+            text = f"{others} replicas are connected, the limit (replication.replicas_max) is {limit}"
+            self._refuse(messages.Refuse("too_many_replicas", text), now)
+            return
         progress = self._attach(self.hello, decision, now, now_ms)
         self._send(
             handshake.welcome(

@@ -1,0 +1,152 @@
+"""One replication connection: a socket that carries frames, for one receiving and one sending greenlet.
+
+House rules
+-----------
+1. Every wait has an end: connecting, reading and writing take a timeout, and a writer that makes no progress is cut off.
+2. One greenlet sends, one receives. Either may `close`; the other then finds the connection lost.
+3. A receiver that always finds data ready must still let others run: `Turn` counts and yields.
+4. The ceiling for frames stands before any allocation, and is small until the peer has shown who it is.
+
+Whatever a peer does to a connection ends in PeerError: `connection_lost` (also a write that timed out) or the code of
+a broken frame. Frames that are sent together leave in one call, up to JOIN_BYTES.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterable, Iterator
+
+import gevent
+from gevent import socket
+
+from vectorizer.address import Address
+from vectorizer.errors import PeerError
+from vectorizer.frame import FrameDecoder
+
+RECEIVE_BYTES = 256 << 10
+JOIN_BYTES = 256 << 10
+TURN_SECS = 0.005
+TURN_CHECK_FRAMES = 16
+KEEPALIVE_IDLE_SECS = 30
+
+
+class Turn:
+    """How long this greenlet may go on before it lets others run."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._steps = 0
+
+    def step(self) -> None:
+        """One more frame is done; yields every few milliseconds."""
+        self._steps += 1
+        if self._steps < TURN_CHECK_FRAMES:
+            return
+        self._steps = 0
+        self.breathe()
+
+    def breathe(self) -> None:
+        """Let others run if it has been a while."""
+        if time.monotonic() - self._since >= TURN_SECS:
+            gevent.sleep(0)
+            self._since = time.monotonic()
+
+
+class Connection:
+    """A connected socket. `frame_bytes_max` is the ceiling until `raise_ceiling`."""
+
+    def __init__(self, sock: socket.socket, frame_bytes_max: int) -> None:
+        self._sock = sock
+        self._decoder = FrameDecoder(frame_bytes_max)
+        self._closed = False
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECS)
+
+    @classmethod
+    def connect(cls, address: Address, timeout_secs: float, frame_bytes_max: int) -> Connection:
+        """A new connection; the host's name is resolved now. PeerError `connect_failed` or `connect_timeout`."""
+        try:
+            sock = gevent.with_timeout(timeout_secs, socket.create_connection, address, timeout_value=None)
+        except OSError as error:
+            text = f"{address} cannot be connected to: {error.strerror or error}"
+            raise PeerError("connect_failed", text) from error
+        if sock is None:
+            text = f"{address} did not accept a connection within {timeout_secs:g} s (timed out)"
+            raise PeerError("connect_timeout", text)
+        return cls(sock, frame_bytes_max)
+
+    def raise_ceiling(self, frame_bytes_max: int) -> None:
+        """The peer is known: its next frames may be this large."""
+        self._decoder.raise_ceiling(frame_bytes_max)
+
+    def receive(self, timeout_secs: float) -> bool:
+        """Wait for bytes; False if none came in time. PeerError if the connection is lost or ends within a frame."""
+        try:
+            data = gevent.with_timeout(
+                max(0.0, timeout_secs), self._sock.recv, RECEIVE_BYTES, timeout_value=None
+            )
+        except OSError as error:
+            raise self._lost(error) from error
+        if data == b"":
+            self._decoder.finish()
+            raise PeerError("connection_lost", "the peer closed the connection")
+        if data is None:
+            return False
+        self._decoder.feed(data)
+        return True
+
+    def frames(self) -> Iterator[bytes]:
+        """The whole frames received so far. PeerError for bytes that are none."""
+        while (line := self._decoder.next()) is not None:
+            yield line
+
+    def send(self, frames: Iterable[bytes], timeout_secs: float) -> int:
+        """Send frames, joined; the number of bytes. PeerError if the peer takes nothing for `timeout_secs`."""
+        size = 0
+        pieces: list[bytes] = []
+        pending = 0
+        for line in frames:
+            pieces.append(line)
+            pending += len(line)
+            size += len(line)
+            if pending >= JOIN_BYTES:
+                self._send_all(b"".join(pieces) if len(pieces) > 1 else line, timeout_secs)
+                pieces, pending = [], 0
+        if pieces:
+            self._send_all(b"".join(pieces), timeout_secs)
+        return size
+
+    def finish_sending(self) -> None:
+        """Nothing more is sent; the peer still reads what it was told before."""
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.EBADF):
+                raise self._lost(error) from error
+
+    def close(self) -> None:
+        """Close; a greenlet that waits on the connection finds it lost. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._sock.close()
+
+    def _send_all(self, data: bytes, timeout_secs: float) -> None:
+        """In slices, so that the timeout bounds a standstill and not the transfer of a large frame."""
+        view = memoryview(data)
+        while view:
+            part, view = view[:JOIN_BYTES], view[JOIN_BYTES:]
+            self._send_slice(part, timeout_secs)
+
+    def _send_slice(self, part: memoryview, timeout_secs: float) -> None:
+        try:
+            stalled = gevent.with_timeout(timeout_secs, self._sock.sendall, part, timeout_value=True)
+        except OSError as error:
+            raise self._lost(error) from error
+        if stalled:
+            raise PeerError("write_timeout", f"the peer took nothing for {timeout_secs:g} s (timed out)")
+
+    def _lost(self, error: OSError) -> PeerError:
+        return PeerError("connection_lost", f"the connection is lost: {error.strerror or error}")

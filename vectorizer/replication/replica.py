@@ -1,0 +1,368 @@
+"""The replica's link to its master: connect, converse, come again.
+
+Which greenlet does what:
+
+- *link*: waits until the next attempt is due, connects, reads frames and does the work they bring on this node's data
+  before it reads on. It owns the other one and the snapshot that is being received.
+- *sender*, one a connection: acks, signs of life and farewells; the only one that writes. It is woken by the link, and
+  by the database whenever operations have become durable.
+
+What takes long (writing a snapshot's files, verifying, going back) runs in native threads, so this node goes on
+serving reads. The link ends only by `stop`, or by a failure of the node itself, which ends the process.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from typing import TYPE_CHECKING
+
+import gevent
+from gevent.event import Event
+
+from vectorizer import logs
+from vectorizer.address import parse_address
+from vectorizer.errors import ApplyError, DamageError, PeerError, RequestError, VectorizerError
+from vectorizer.node import NodeFailure
+from vectorizer.replication import messages
+from vectorizer.replication.connection import Connection, Turn
+from vectorizer.replication.intentions import (
+    AbortSnapshot,
+    AdoptHistory,
+    Apply,
+    BeginSnapshot,
+    Close,
+    Install,
+    LinkWork,
+    Prepare,
+    Report,
+    Send,
+    WriteChunk,
+)
+from vectorizer.replication.link import ReplicaLink
+from vectorizer.replication.master import LINGER_SECS, LOOK_SECS, STOP_SECS, clock_ms
+from vectorizer.replication.states import FINAL, LinkState
+from vectorizer.storage.snapshot import SnapshotFile
+
+if TYPE_CHECKING:
+    Greenlet = gevent.Greenlet[..., None]
+    from vectorizer.database import Database
+    from vectorizer.snapshots import Snapshots
+    from vectorizer.storage.snapshot import SnapshotReceiver
+
+SILENCE_CHECK_SECS = 0.01
+UNWRITTEN_BYTES_MAX = 8 << 20
+"""Applied operations that the journal has not written yet: beyond it the link waits for the disk."""
+
+log = logs.get(__name__)
+
+
+class ReplicaClient:
+    """Follows the master at ``master_address`` (host:port). ``force``: its history may be foreign, once."""
+
+    def __init__(
+        self,
+        database: Database,
+        snapshots: Snapshots,
+        master_address: str,
+        rest_address: str,
+        *,
+        force: bool = False,
+    ) -> None:
+        self.master_address = master_address
+        self._database = database
+        self._snapshots = snapshots
+        self.link = ReplicaLink(
+            database.node,
+            lambda: database.settings,
+            time.monotonic(),
+            random.random,
+            force=force,
+            rest_address=rest_address,
+        )
+        self._wake = Event()
+        self._due = Event()
+        self._connection: Connection | None = None
+        self._receiver: SnapshotReceiver | None = None
+        self._keep_aside = False
+        self._greenlet: Greenlet | None = None
+        self._unwritten = 0
+        self._saved: tuple[str, int, int] | None = None  # what of ours was saved aside already
+        self._distrusts_files = False  # a file here turned out damaged: let the master send all
+
+    @property
+    def stopped_for_good(self) -> bool:
+        """Whether it tries no more until an operator acts."""
+        return self.link.state in FINAL
+
+    def start(self) -> None:
+        """Begin to follow."""
+        node = self._database.node
+        node.has_complete_data = node.offset > 0
+        self._database.subscribe(self._wake.set)
+        self._greenlet = gevent.spawn(self._run)
+        self._greenlet.link_exception(self._died)
+
+    def stop(self, reason: str = "shutdown", message: str = "the replica stops or changes its role") -> None:
+        """Say goodbye and end; what was received of a snapshot is dropped."""
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is None:
+            return
+        self.link.stop(reason, message, time.monotonic())
+        self._wake.set()
+        self._due.set()
+        greenlet.join(LINGER_SECS)
+        if self._connection is not None:
+            self._connection.close()
+        greenlet.join(STOP_SECS)
+        greenlet.kill()
+        self._database.unsubscribe(self._wake.set)
+        self._do_work()
+
+    def reset(self) -> None:
+        """An operator has acted: try again at once."""
+        self.link.reset(time.monotonic())
+        self._due.set()
+
+    def _died(self, greenlet: Greenlet) -> None:
+        self._database.fail(NodeFailure(f"the link to the master has ended: {greenlet.exception!r}"))
+
+    # -- attempts ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        link = self.link
+        while link.state is not LinkState.STOPPED:
+            self._due.clear()
+            now = time.monotonic()
+            if link.retry.at is None or now < link.retry.at:
+                self._due.wait(LOOK_SECS if link.retry.at is None else link.retry.at - now)
+                continue
+            self._attempt()
+
+    def _attempt(self) -> None:
+        link, settings = self.link, self._database.settings
+        link.connecting(time.monotonic())
+        reason, message = "connection_lost", "the connection is lost"
+        try:
+            address = parse_address(self.master_address)
+            timeout = settings.replication.connect_timeout_secs
+            self._connection = Connection.connect(address, timeout, messages.HELLO_BYTES_MAX)
+            if link.state is LinkState.CONNECTING:
+                self._converse(self._connection)
+        except PeerError as error:
+            reason, message = error.code, str(error)
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            link.disconnected(reason, message, time.monotonic())
+            self._do_work()
+            self._tell_outcome()
+
+    def _tell_outcome(self) -> None:
+        link = self.link
+        if link.state is LinkState.STOPPED:
+            return
+        wait = None if link.retry.at is None else round(max(0.0, link.retry.at - time.monotonic()), 3)
+        log.warning(
+            "link_down",
+            master=self.master_address,
+            state=str(link.state),
+            reason=link.reason,
+            message=link.message,
+            attempts=link.retry.attempts,
+            next_attempt_secs=wait,
+            offset=self._database.node.offset,
+        )
+
+    # -- one connection ---------------------------------------------------------------------------------
+
+    def _converse(self, connection: Connection) -> None:
+        """Until the connection ends: PeerError, or the link has closed."""
+        self.link.connected(time.monotonic())
+        self._wake.set()
+        sender = gevent.spawn(self._send_all, connection)
+        sender.link_exception(self._died)
+        try:
+            self._receive_all(connection)
+        except PeerError as error:
+            if error.code != "connection_lost":
+                self.link.fail(error, time.monotonic())
+            raise
+        finally:
+            self._wake.set()
+            sender.join(LINGER_SECS)
+            sender.kill()
+
+    def _receive_all(self, connection: Connection) -> None:
+        link, turn = self.link, Turn()
+        while link.connected_now:
+            left = link.silent_at() - time.monotonic()
+            if left <= -LINGER_SECS:
+                raise PeerError("master_timeout", "the master is silent and takes nothing either (timed out)")
+            if left <= 0:
+                self._wake.set()  # the sender says goodbye, if it is not stuck itself
+                gevent.sleep(SILENCE_CHECK_SECS)
+            elif connection.receive(min(left, LOOK_SECS)):
+                for line in connection.frames():
+                    self._take(connection, line)
+                    turn.step()
+                self._wake.set()
+                turn.breathe()
+
+    def _take(self, connection: Connection, line: bytes) -> None:
+        link, was = self.link, self.link.state
+        link.receive(messages.decode(line), time.monotonic(), clock_ms(), len(line))
+        if link.state is not was and was is LinkState.HANDSHAKE and link.connected_now:
+            connection.raise_ceiling(self._database.settings.limits.frame_bytes_max)
+            rest = link.master.rest_address
+            self._database.node.master_url = f"http://{rest}" if rest else None
+        self._do_work()
+        if link.state is not was and link.state is LinkState.STREAMING:
+            self._database.node.has_complete_data = True
+            log.info(
+                "link_up",
+                master=self.master_address,
+                sync="full" if was is not LinkState.HANDSHAKE else "partial",
+                reason=link.sync_reason,
+                offset=self._database.node.offset,
+                master_offset=link.master.offset,
+            )
+
+    def _send_all(self, connection: Connection) -> None:
+        """Until the link has closed. A connection that cannot be written is closed, which ends the receiver."""
+        link = self.link
+        try:
+            while True:
+                self._wake.clear()
+                intentions = link.ready(time.monotonic(), clock_ms())
+                if not intentions and not link.connected_now:
+                    return
+                if not intentions:
+                    self._wake.wait(max(0.0, link.deadline() - time.monotonic()))
+                for intention in intentions:
+                    match intention:
+                        case Send(message):
+                            timeout = self._database.settings.replication.replica_timeout_secs
+                            link.sent(connection.send([messages.encode(message)], timeout))
+                        case Report(event, facts, warning):
+                            (log.warning if warning else log.info)(event, **facts)
+                        case Close():
+                            connection.finish_sending()
+                            return
+        except PeerError as error:
+            log.debug("sender_ends", reason=error.code, message=str(error))
+            connection.close()
+
+    # -- work on this node's data -----------------------------------------------------------------------
+
+    def _do_work(self) -> None:
+        while work := self.link.work():
+            for item in work:
+                self._do(item)
+
+    def _do(self, item: LinkWork) -> None:
+        match item:
+            case Apply(offset, line):
+                self._apply(offset, line)
+            case AdoptHistory(history):
+                self._database.node.adopt_history(history)
+                self._database.committed()
+            case Prepare(fork_offset, rewind):
+                self._prepare(fork_offset, rewind)
+            case BeginSnapshot():
+                self._begin_snapshot(item)
+            case WriteChunk(name, position, data):
+                self._write_chunk(name, position, data)
+            case Install():
+                self._install()
+            case AbortSnapshot():
+                self._abort()
+
+    def _apply(self, offset: int, line: bytes) -> None:
+        now = time.monotonic()
+        try:
+            self._database.apply_frame(line)
+        except ApplyError as error:
+            self.link.apply_failed(offset, error.code, str(error), now)
+        except RequestError as error:
+            self.link.apply_failed(offset, error.error_type, str(error), now)
+        else:
+            self.link.applied(offset, now)
+            self._unwritten += len(line)
+            if self._unwritten > UNWRITTEN_BYTES_MAX:
+                self._wait_for_disk()
+
+    def _wait_for_disk(self) -> None:
+        """Until the journal has written what is buffered now; the master's bytes wait in the socket."""
+        node = self._database.node
+        journal, offset = node.journal, node.offset
+        while journal.pending and journal.durable_offset < offset and node.failure is None:
+            gevent.sleep(0.002)
+        self._unwritten = 0
+
+    def _prepare(self, fork_offset: int | None, rewind: bool) -> None:
+        rewound = False
+        try:
+            if fork_offset is not None:
+                self._save_diverged(fork_offset)
+                rewound = rewind and self._snapshots.go_back(fork_offset)
+        except (OSError, VectorizerError) as error:
+            self._snapshot_failed(error)
+            return
+        have = {} if self._distrusts_files else self._snapshots.held_files()
+        self.link.prepared(rewound, have, time.monotonic())
+
+    def _save_diverged(self, fork_offset: int) -> None:
+        """Once for the same operations, also if the full sync after it takes several attempts."""
+        node = self._database.node
+        what = (node.replication_id, fork_offset, node.offset)
+        if self._saved != what:
+            self._snapshots.save_diverged(fork_offset)
+            self._saved = what
+
+    def _begin_snapshot(self, begin: BeginSnapshot) -> None:
+        files = [SnapshotFile(file.name, file.bytes, file.crc32 or 0) for file in begin.files]
+        self._keep_aside = begin.keep_aside
+        try:
+            self._receiver = self._snapshots.begin(dict(begin.manifest), files)
+        except (OSError, VectorizerError) as error:
+            self._snapshot_failed(error)
+
+    def _write_chunk(self, name: str, position: int, data: bytes) -> None:
+        assert self._receiver is not None
+        try:
+            self._database.run_work(self._receiver.write, name, position, data)
+        except (OSError, VectorizerError) as error:
+            self._snapshot_failed(error)
+        else:
+            self.link.written(len(data), time.monotonic())
+
+    def _install(self) -> None:
+        assert self._receiver is not None
+        try:
+            self._snapshots.install(self._receiver, keep_aside=self._keep_aside)
+        except (OSError, VectorizerError) as error:
+            self._snapshot_failed(error)
+            return
+        self._receiver = None
+        self._distrusts_files = False
+        self._unwritten = 0
+        self.link.installed(time.monotonic(), clock_ms())
+
+    def _snapshot_failed(self, error: Exception) -> None:
+        code = "snapshot_failed"
+        if isinstance(error, OSError):
+            code = "insufficient_storage" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk_error"
+        elif isinstance(error, DamageError):
+            code, self._distrusts_files = "damaged_file", True
+        elif isinstance(error, PeerError):
+            code = error.code
+        self.link.snapshot_failed(code, str(error), time.monotonic())
+        self._wake.set()
+
+    def _abort(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            self._database.run_work(receiver.abort)
