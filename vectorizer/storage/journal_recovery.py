@@ -1,16 +1,7 @@
-"""From the files of a journal back to a journal: what is whole is kept, what was torn is cut, what is lost stops us.
+"""From the files of a journal back to a journal: what is whole is kept, a torn tail is cut, a loss stops us.
 
-The theory. A mark is written after everything before the position it claims was synced. A crash loses or tears only
-what was not synced. So where the whole records break off at a position x:
-
-- no mark behind x claims a position beyond x: nothing behind x was promised to anybody. This is a *torn tail*: the
-  journal ends at x, what follows is zeroed, synced, and reported;
-- some mark does: x was durable once, so this is *damage*. The next run's mark says which operations lie before it. If
-  the manifest contains all of them, and no newer history record is among what is lost, nothing is missing: the journal
-  begins after the damage (the window shrinks) and it is reported. Otherwise the start stops: DamageError.
-
-A file's header and size, and the first mark of the oldest file, are always synced before anything relies on them, so
-they are never torn. Links between runs (`Mark.before`, `Mark.previous`) tell that no file or page between is missing.
+`journal_scan` reads the files, `journal_chain` decides which runs are the journal, here it is repaired and
+opened.
 """
 
 from __future__ import annotations
@@ -24,6 +15,7 @@ from vectorizer.errors import DamageError
 from vectorizer.replication.history import History
 from vectorizer.storage.disk import Disk
 from vectorizer.storage.journal import Journal
+from vectorizer.storage.journal_chain import ADVICE, Chain, header_bytes, is_empty, link
 from vectorizer.storage.journal_file import (
     SUFFIX,
     UNFINISHED_SUFFIX,
@@ -34,14 +26,11 @@ from vectorizer.storage.journal_file import (
     operation_offset,
     position_of,
 )
-from vectorizer.storage.journal_scan import Run, Scan, scan_file
+from vectorizer.storage.journal_scan import Scan, scan_file
 
 Record = bytes | History
 """An operation's frame, or a history record."""
 
-_ADVICE = (
-    "restore this node from a replica or a backup; a copy of the data directory may help to save what is left"
-)
 _ZEROS = bytes(1 << 20)
 
 
@@ -66,17 +55,18 @@ class RecoveryReport:
     damages: list[str] = field(default_factory=list)
     """Damage to operations that the manifest contains; the window begins after it."""
 
-
-@dataclass(slots=True, eq=False)
-class _Chain:
-    """The runs that make up the journal, in order, each with its file."""
-
-    links: list[tuple[Scan, Run]]
-
-    @property
-    def end(self) -> int:
-        scan, run = self.links[-1]
-        return scan.position + run.end
+    def __str__(self) -> str:
+        """One sentence for a person."""
+        parts = [f"{self.files} files, operations {self.first_offset} to {self.last_offset}"]
+        if self.operations:
+            parts.append(f"{self.operations} of them newer than the manifest")
+        if self.restarted:
+            parts.append("begun anew at the manifest's offset, which the old files did not reach")
+        if self.cut_file is not None:
+            parts.append(
+                f"torn tail of {self.cut_bytes} bytes behind byte {self.cut_position} of {self.cut_file}"
+            )
+        return "; ".join([*parts, *self.damages])
 
 
 def recover(
@@ -84,150 +74,53 @@ def recover(
 ) -> tuple[Journal, Iterator[Record], RecoveryReport]:
     """Verify, repair and open the journal of a manifest at `after_offset`. Blocking.
 
-    The records are the operations after that offset, and the history records as of it or later (the manifest may
-    contain some of the latter already), oldest first; they are read while the iterator is consumed, which must be
-    done before anything is appended. DamageError for any loss, with the file, the position and what to do.
+    The records are the operations after that offset, and the history records as of it or later (the manifest
+    may contain some of the latter already), oldest first; they are read while the iterator is consumed, which
+    must be done before anything is trimmed. DamageError for any loss: file, position and what to do.
     """
-    scans = _scan_all(disk, directory)
-    report = RecoveryReport(files=len(scans))
-    chain = _chain(scans, after_offset, report)
-    last_offset = chain.links[-1][1].last_offset
-    if last_offset < after_offset:
+    for name in disk.list(directory):
+        if name.endswith(UNFINISHED_SUFFIX):
+            disk.remove(f"{directory}/{name}")  # a crash while it was made: nothing is in it
+    scans, chain, report = _examine(disk, directory, after_offset)
+    if report.restarted:
         journal = _restart(disk, directory, scans, file_bytes, bytes_max, after_offset)
-        report.restarted = True
-        report.first_offset, report.last_offset = after_offset + 1, after_offset
         return journal, iter(()), report
-    ready = _cut(disk, directory, scans, chain, report)
+    ready = _cut(disk, directory, scans, chain)
     journal = _open(disk, directory, scans, chain, ready, file_bytes, bytes_max)
-    report.first_offset, report.last_offset = journal.first_offset, last_offset
-    report.operations = last_offset - after_offset
     return journal, _records(disk, chain, after_offset), report
 
 
-def _scan_all(disk: Disk, directory: str) -> list[Scan]:
-    positions = []
-    for name in disk.list(directory):
-        position = position_of(name)
-        if position is not None:
-            positions.append(position)
-        elif name.endswith(UNFINISHED_SUFFIX):
-            disk.remove(f"{directory}/{name}")  # a crash while it was made: nothing is in it
-    if not positions:
-        raise DamageError(directory, f"there is not one journal file ({SUFFIX}) left; {_ADVICE}")
-    return [scan_file(disk, directory, position) for position in sorted(positions)]
+def inspect(disk: Disk, directory: str, *, after_offset: int) -> RecoveryReport:
+    """Report what `recover` would find, and change nothing; DamageError as there."""
+    return _examine(disk, directory, after_offset)[2]
 
 
-# -- which runs are the journal --------------------------------------------------------------
-
-
-def _chain(scans: list[Scan], after_offset: int, report: RecoveryReport) -> _Chain:
-    """Link the runs; damage that matters is raised, damage that does not is noted in the report."""
-    runs = [(scan, run) for scan in scans for run in scan.runs]
-    if not runs:
-        raise DamageError(scans[0].path, f"{scans[0].damage or 'nothing in it can be read'}; {_ADVICE}")
-    claims = _claims_behind(runs)
-    first_scan, first = runs[0]
-    if first.mark.before > after_offset:
-        raise DamageError(
-            first_scan.path,
-            f"it begins after operation {first.mark.before}, the manifest ends with operation {after_offset}: the "
-            f"operations between are missing; {_ADVICE}",
-            position=first.start,
-        )
-    oldest = next(scan for scan in scans if not _is_empty(scan))
-    if first_scan is not oldest or first.start != _header_bytes(first_scan):
-        _skip((oldest.path, 0), 0, runs[0], after_offset, report)
-    chain = _Chain([runs[0]])
-    for number, following in enumerate(runs[1:], start=1):
-        scan, run = chain.links[-1]
-        damaged = _damaged_between(scans, scan, following[0])
-        if damaged is None and _follows(scan, run, *following):
-            chain.links.append(following)
-        elif damaged is None and claims[number] <= chain.end:
-            break
-        else:
-            blamed = (damaged.path, 0) if damaged else _place_of_damage(scans, scan, run, following)
-            _skip(blamed, chain.end, following, after_offset, report)
-            chain = _Chain([following])
+def _examine(disk: Disk, directory: str, after_offset: int) -> tuple[list[Scan], Chain, RecoveryReport]:
+    scans = _scan_all(disk, directory)
+    report = RecoveryReport(files=len(scans))
+    chain = link(scans, after_offset, report.damages)
     last, run = chain.links[-1]
-    for scan in scans[scans.index(last) :]:
-        if scan.damage is not None:
-            raise DamageError(scan.path, f"{scan.damage}; {_ADVICE}", position=run.end if scan is last else 0)
-    return chain
+    if run.last_offset < after_offset:
+        report.restarted = True
+        report.first_offset, report.last_offset = after_offset + 1, after_offset
+        return scans, chain, report
+    report.last_offset = run.last_offset
+    report.operations = run.last_offset - after_offset
+    held = (run.mark.before + 1 for _, run in chain.links if run.last_offset > run.mark.before)
+    report.first_offset = next(held, run.last_offset + 1)
+    dropped = sum(scan.content_end - header_bytes(scan) for scan in scans[scans.index(last) + 1 :])
+    dropped += last.content_end - run.end
+    if dropped:
+        report.cut_file, report.cut_position, report.cut_bytes = last.path, run.end, dropped
+    return scans, chain, report
 
 
-def _is_empty(scan: Scan) -> bool:
-    """Whether the file was made ahead and never used."""
-    file = scan.file
-    return (
-        file is not None and not scan.runs and scan.damage is None and scan.content_end == file.header_bytes
-    )
-
-
-def _claims_behind(runs: list[tuple[Scan, Run]]) -> list[int]:
-    """For each run, the highest position that it or a later one claims to be durable."""
-    claims, highest = [], 0
-    for _, run in reversed(runs):
-        highest = max(highest, run.durable)
-        claims.append(highest)
-    return claims[::-1]
-
-
-def _header_bytes(scan: Scan) -> int:
-    assert scan.file is not None, "a file with runs has a header"
-    return scan.file.header_bytes
-
-
-def _follows(scan: Scan, run: Run, next_scan: Scan, next_run: Run) -> bool:
-    """Whether nothing is missing between two runs: the second begins the next file and knows where the first ended."""
-    return (
-        scan is not next_scan
-        and next_run.start == _header_bytes(next_scan)
-        and next_run.mark.previous == scan.position + run.end
-        and next_run.mark.before == run.last_offset
-    )
-
-
-def _damaged_between(scans: list[Scan], first: Scan, last: Scan) -> Scan | None:
-    """A file from `first` to before `last` that is damaged itself, which no crash can do."""
-    between = scans[scans.index(first) : scans.index(last)]
-    return next((scan for scan in between if scan.damage is not None), None)
-
-
-def _place_of_damage(scans: list[Scan], scan: Scan, run: Run, following: tuple[Scan, Run]) -> tuple[str, int]:
-    """(path, place) to name for a break behind `run`."""
-    behind = scans[scans.index(scan) + 1 :]
-    next_scan, next_run = following
-    if next_scan is not scan and scan.content_end == run.end:
-        broken = behind[0]
-        if broken is not next_scan or next_run.start != _header_bytes(next_scan):
-            return broken.path, _header_bytes(broken)
-    return scan.path, run.end
-
-
-def _skip(
-    blamed: tuple[str, int], end: int, following: tuple[Scan, Run], after_offset: int, report: RecoveryReport
-) -> None:
-    """Note damage that the manifest makes up for; raise DamageError if it does not."""
-    path, place = blamed
-    scan, run = following
-    mark = run.mark
-    resumes = f"the next whole batch is in {scan.path} at byte {run.start}, after operation {mark.before}"
-    if mark.before > after_offset:
-        raise DamageError(
-            path,
-            f"the journal is damaged here although it was durable; {resumes}, the manifest ends with operation "
-            f"{after_offset}: what lies between is lost; {_ADVICE}",
-            position=place,
-        )
-    if end <= mark.history_position and mark.history_position and mark.history_offset >= after_offset:
-        raise DamageError(
-            path,
-            f"the journal is damaged here although it was durable; {resumes}, and the newest history record is lost; "
-            f"{_ADVICE}",
-            position=place,
-        )
-    report.damages.append(f"{path} at byte {place}: damaged, not needed; {resumes}")
+def _scan_all(disk: Disk, directory: str) -> list[Scan]:
+    found = (position_of(name) for name in disk.list(directory))
+    positions = [position for position in found if position is not None]
+    if not positions:
+        raise DamageError(directory, f"there is not one journal file ({SUFFIX}) left; {ADVICE}")
+    return [scan_file(disk, directory, position) for position in sorted(positions)]
 
 
 # -- repair --------------------------------------------------------------
@@ -256,27 +149,21 @@ def _restart(
     )
 
 
-def _cut(
-    disk: Disk, directory: str, scans: list[Scan], chain: _Chain, report: RecoveryReport
-) -> list[JournalFile]:
-    """Drop everything behind the chain, durably, before anything new is written; the empty files that remain."""
+def _cut(disk: Disk, directory: str, scans: list[Scan], chain: Chain) -> list[JournalFile]:
+    """Drop everything behind the chain, before anything new is written; the empty files that remain."""
     last, run = chain.links[-1]
-    dropped = last.content_end - run.end
     ready, removed = [], []
     for scan in scans[scans.index(last) + 1 :]:
         assert scan.file is not None, "a damaged header behind the chain was raised"
-        if _is_empty(scan):
+        if is_empty(scan):
             scan.file.handle = disk.open(scan.path)
             ready.append(scan.file)
         else:
-            dropped += scan.content_end - scan.file.header_bytes
             removed.append(scan.path)
     for path in reversed(removed):
         disk.remove(path)
     if removed:
         disk.sync_directory(directory)
-    if dropped:
-        report.cut_file, report.cut_position, report.cut_bytes = last.path, run.end, dropped
     assert last.file is not None
     last.file.handle = disk.open(last.path)
     for place in range(run.end, last.content_end, len(_ZEROS)):
@@ -288,7 +175,7 @@ def _open(
     disk: Disk,
     directory: str,
     scans: list[Scan],
-    chain: _Chain,
+    chain: Chain,
     ready: list[JournalFile],
     file_bytes: int,
     bytes_max: int,
@@ -330,7 +217,7 @@ def _unreadable(disk: Disk, scan: Scan) -> JournalFile:
     return JournalFile(scan.path, scan.position, disk.size(scan.path), b"", 0)
 
 
-def _records(disk: Disk, chain: _Chain, after_offset: int) -> Iterator[Record]:
+def _records(disk: Disk, chain: Chain, after_offset: int) -> Iterator[Record]:
     for scan, run in chain.links:
         assert scan.file is not None
         starts = [place for place, offset in run.histories if offset >= after_offset][:1]
