@@ -4,7 +4,7 @@ House rules
 -----------
 1. Every wait has an end: connecting, reading and writing take a timeout, and a writer that makes no progress is cut off.
 2. One greenlet sends, one receives. Either may `close`; the other then finds the connection lost.
-3. A receiver that always finds data ready must still let others run: `Turn` counts and yields.
+3. A receiver that always finds data ready must still let others run: `Turn` watches the time and yields.
 4. The ceiling for frames stands before any allocation, and is small until the peer has shown who it is.
 
 Whatever a peer does to a connection ends in PeerError: `connection_lost` (also a write that timed out) or the code of
@@ -27,27 +27,17 @@ from vectorizer.frame import FrameDecoder
 RECEIVE_BYTES = 256 << 10
 JOIN_BYTES = 256 << 10
 TURN_SECS = 0.005
-TURN_CHECK_FRAMES = 16
 KEEPALIVE_IDLE_SECS = 30
 
 
 class Turn:
-    """How long this greenlet may go on before it lets others run."""
+    """How long this greenlet has gone on without letting others run."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
-        self._steps = 0
 
     def step(self) -> None:
-        """One more frame is done; yields every few milliseconds."""
-        self._steps += 1
-        if self._steps < TURN_CHECK_FRAMES:
-            return
-        self._steps = 0
-        self.breathe()
-
-    def breathe(self) -> None:
-        """Let others run if it has been a while."""
+        """One more frame is done: yield if a few milliseconds have passed."""
         if time.monotonic() - self._since >= TURN_SECS:
             gevent.sleep(0)
             self._since = time.monotonic()

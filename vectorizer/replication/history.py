@@ -1,15 +1,17 @@
 """Which masterships a node's data went through, as PostgreSQL's timelines.
 
-A history is a list of entries (replication id, epoch, start offset). Every start as master and every promotion opens
-one at the node's offset; the operations after that offset, up to the next entry's start, were written under it. An
-entry without operations equals its parent: a position is decided by the entry that holds the operation at its offset.
-Masterships are ordered by (epoch, replication id); a promotion raises the epoch, a restart does not.
+A history is a list of entries (replication id, epoch, start offset). Every start as master and every
+promotion opens one at the node's offset; the operations after that offset, up to the next entry's start,
+were written under it. An entry without operations equals its parent: a position is decided by the entry
+that holds the operation at its offset. Masterships are ordered by (epoch, replication id); a promotion
+raises the epoch, a restart does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 ENTRIES_MAX = 1000
@@ -59,7 +61,7 @@ class History:
         return offset
 
     def index_at(self, offset: int) -> int | None:
-        """Number of the entry that holds the operation at this offset; None for 0 and for what was forgotten."""
+        """Number of the entry that holds the operation at this offset; None for 0 and what was forgotten."""
         for index in range(len(self.entries) - 1, -1, -1):
             if self.entries[index].start_offset < offset:
                 return index
@@ -86,7 +88,7 @@ class History:
 
     @classmethod
     def from_document(cls, document: Any) -> History:
-        """The history in a document from disk or a peer. Raises ValueError with a sentence if it is not one."""
+        """The history in a document from disk or a peer. ValueError with a sentence if it is none."""
         if not isinstance(document, list) or len(document) > ENTRIES_MAX:
             raise ValueError(f"a history is a list of at most {ENTRIES_MAX} entries")
         entries = []
@@ -100,7 +102,7 @@ class History:
                 if not isinstance(number, int) or isinstance(number, bool) or number < 0:
                     raise ValueError("epoch and start offset of a history entry are whole numbers from 0")
             entries.append(HistoryEntry(replication_id, int(epoch), int(start_offset)))
-        if any(later.start_offset < sooner.start_offset for sooner, later in zip(entries, entries[1:], strict=False)):
+        if any(later.start_offset < sooner.start_offset for sooner, later in pairwise(entries)):
             raise ValueError("start offsets of a history fall")
         if len({entry.replication_id for entry in entries}) != len(entries):
             raise ValueError("a history names one replication id twice")

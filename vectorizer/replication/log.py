@@ -1,7 +1,7 @@
 """The circular replication log: the newest operations' frames in memory, shared by all replicas.
 
-One buffer, many readers: a replica's send queue is a cursor into this log. Older operations of the window are read
-from the journal. A native lock protects it, because the journal's threads read it too.
+One buffer, many readers: a replica's send queue is a cursor into this log. Older operations of the window
+are read from the journal. A native lock protects it, because the journal's threads read it too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ _COMPACT_ENTRIES = 4096
 
 
 class ReplicationLog:
-    """The newest operations, at most ``entries_max`` of them and ``bytes_max`` bytes (but always the newest one)."""
+    """The newest operations, at most ``entries_max`` of them and ``bytes_max`` bytes (but always the newest
+    one).
+    """
 
     def __init__(self, entries_max: int, bytes_max: int, base_offset: int = 0) -> None:
         self._lock = NativeLock()
@@ -43,7 +45,9 @@ class ReplicationLog:
         return len(self._frames) - self._head
 
     def append(self, offset: int, frame: bytes, now: float) -> None:
-        """Add the operation that follows the newest one; ``now`` is the monotonic time of its commit in seconds."""
+        """Add the operation that follows the newest one; ``now`` is the monotonic time of its commit in
+        seconds.
+        """
         with self._lock:
             if offset != self._first + len(self._frames) - self._head:
                 raise ValueError(f"operation {offset} does not follow {self.last_offset}")
@@ -54,7 +58,8 @@ class ReplicationLog:
                 self._shrink()
 
     def read(self, after_offset: int, bytes_max: int, through_offset: int) -> list[bytes] | None:
-        """Frames after an offset, in order: at least one if there is one, then as many as fit in ``bytes_max``.
+        """Frames after an offset, in order: at least one if there is one, then as many as fit in
+        ``bytes_max``.
 
         None if the first of them is no longer in memory.
         """
@@ -77,7 +82,9 @@ class ReplicationLog:
             return self._frames[index] if self._head <= index < len(self._frames) else None
 
     def committed_at(self, offset: int) -> float | None:
-        """Monotonic time at which the operation was added here; the oldest one's for operations older than memory."""
+        """Monotonic time at which the operation was added here; the oldest one's for operations older than
+        memory.
+        """
         with self._lock:
             index = max(offset - self._first, 0) + self._head
             return self._times[index] if index < len(self._times) else None

@@ -265,6 +265,7 @@ class ReplicaLine:
         while session.state is not SessionState.CLOSED:
             left = session.silent_at() - time.monotonic()
             if left <= 0:
+                session.expire(time.monotonic())
                 self.wake.set()
                 gevent.sleep(LINGER_SECS)  # the sender's goodbye; if it cannot write, it is cut off
                 return
@@ -277,15 +278,16 @@ class ReplicaLine:
                 turn.step()
             self.wake.set()
             self._server.acknowledged.set()
-            turn.breathe()
+            turn.step()
 
     # -- sender -----------------------------------------------------------------------------------------
 
     def _send_all(self) -> None:
         """Until the session says close. A connection that cannot be written ends the receiver by closing."""
-        session = self.session
+        session, turn = self.session, Turn()
         try:
             while True:
+                turn.step()
                 self.wake.clear()
                 intentions = session.ready(time.monotonic(), clock_ms())
                 if not intentions:

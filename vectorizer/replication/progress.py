@@ -63,7 +63,7 @@ class SyncProgress:
 
     def percent(self) -> float:
         """0 to 100, by what the replica confirmed."""
-        return 100.0 if self.bytes_total == 0 else 100.0 * self.bytes_received / self.bytes_total
+        return 100.0 * self.bytes_received / self.bytes_total if self.bytes_total else 0.0
 
     def eta_secs(self, now: float) -> float | None:
         """Seconds still to go at the mean rate so far; None before the first confirmation."""

@@ -209,7 +209,6 @@ class ReplicaClient:
                     self._take(connection, line)
                     turn.step()
                 self._wake.set()
-                turn.breathe()
 
     def _take(self, connection: Connection, line: bytes) -> None:
         link, was = self.link, self.link.state
@@ -325,6 +324,8 @@ class ReplicaClient:
     def _begin_snapshot(self, begin: BeginSnapshot) -> None:
         files = [SnapshotFile(file.name, file.bytes, file.crc32 or 0) for file in begin.files]
         self._keep_aside = begin.keep_aside
+        if begin.keep_aside:  # data of a history that is given up is not served as the new one's
+            self._database.node.has_complete_data = False
         try:
             self._receiver = self._snapshots.begin(dict(begin.manifest), files)
         except (OSError, VectorizerError) as error:
@@ -366,3 +367,4 @@ class ReplicaClient:
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             self._database.run_work(receiver.abort)
+        self._database.node.has_complete_data = self._database.node.offset > 0

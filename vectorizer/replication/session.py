@@ -177,9 +177,7 @@ class MasterSession:
 
     def ready(self, now: float, now_ms: int) -> list[SessionIntention]:
         """What to do now, in order; nothing = wait for news or for `deadline`."""
-        if now >= self.silent_at():
-            reason = "handshake_timeout" if self.state is SessionState.HELLO else "replica_timeout"
-            self.close(reason, f"nothing was heard from the replica for {now - self._heard_at:.1f} s", now)
+        self.expire(now)
         if not self._outbox:
             self._produce(now, now_ms)
         intentions, self._outbox = self._outbox, []
@@ -187,6 +185,13 @@ class MasterSession:
             intentions.append(self._close)
             self.state = SessionState.CLOSED
         return intentions
+
+    def expire(self, now: float) -> None:
+        """Close if the replica has been silent for too long."""
+        if now >= self.silent_at():
+            reason = "handshake_timeout" if self.state is SessionState.HELLO else "replica_timeout"
+            silence = now - self._heard_at
+            self.close(reason, f"nothing was heard from the replica for {silence:.1f} s (timed out)", now)
 
     def deadline(self) -> float:
         """When `ready` is due at the latest (monotonic seconds)."""

@@ -2,8 +2,10 @@
 
 Rules of the house:
 
-1. Nothing silent: a full sync or a refusal always has a reason and the fork offset, and both sides' numbers are shown.
-2. A partial sync only from a position that lies on the master's own history, inside its window, with the same bytes.
+1. Nothing silent: a full sync or a refusal always has a reason and the fork offset, and both sides' numbers
+   are shown.
+2. A partial sync only from a position that lies on the master's own history, inside its window, with the
+   same bytes.
 3. Data is never overwritten by a history that shares nothing with it (the wipe guard).
 """
 
@@ -52,7 +54,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a node stands: its history, its newest offset, and the checksum of the frame there if it has it."""
+    """Where a node stands: its history, its newest offset, and the frame's checksum there if it has it."""
 
     history: History
     offset: int
@@ -92,9 +94,9 @@ def decide(
 ) -> Decision:
     """How the master answers a replica's position.
 
-    ``window_first`` is the first operation the master can still send (offset + 1 if none). ``master_checksum`` is
-    that of the master's own frame at the replica's offset, None where it no longer has it. ``force`` is an operator's
-    word that the replica's own data may be given up.
+    ``window_first`` is the first operation the master can still send (offset + 1 if none).
+    ``master_checksum`` is that of the master's own frame at the replica's offset, None where it no longer
+    has it. ``force`` is an operator's word that the replica's own data may be given up.
     """
     if master.history.current is None:
         return Decision(SyncKind.REFUSE, Reason.NO_HISTORY, 0)
