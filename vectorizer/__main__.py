@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 
-# The machine's cores are shared with the event loop; a scan's matrix product gains little from more threads of its own.
+# The machine's cores are shared with the event loop; a scan's matrix product gains little from more threads
+# of its own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

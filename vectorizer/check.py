@@ -17,7 +17,7 @@ UNUSABLE = 2
 
 
 def check_data_directory(path: str, out: TextIO) -> int:
-    """Verify CURRENT, manifest, segments, graphs and journal; 0 = sound, 1 = damaged, 2 = no data directory."""
+    """Verify CURRENT, manifest, segments, graphs and journal; 0 = sound, 1 = damaged, 2 = no data."""
     disk = RealDisk()
     directory = DataDirectory(disk, path)
     if not disk.exists(path):
@@ -53,8 +53,8 @@ def _check(directory: DataDirectory, out: TextIO) -> int:
         print(f"damaged: {error}", file=out)
         return DAMAGED
     print(
-        f"{path}: manifest {name} of generation {generation}, offset {manifest.offset}, node {manifest.node_id}, "
-        f"{len(manifest.collections)} collections",
+        f"{path}: manifest {name} of generation {generation}, offset {manifest.offset}, "
+        f"node {manifest.node_id}, {len(manifest.collections)} collections",
         file=out,
     )
     damaged = _check_segments(directory, generation, manifest, out)
@@ -81,11 +81,14 @@ def _check_segments(directory: DataDirectory, generation: int, manifest: Manifes
                 except OSError:
                     sound = False
                 if not sound:
-                    print(f"note: {path}/{name}: the graph is damaged; it is built again at the next start", file=out)
+                    print(
+                        f"note: {path}/{name}: the graph is damaged; it is built again at the next start",
+                        file=out,
+                    )
             live += record.rows - len(record.deleted_rows)
         print(
-            f"collection {collection.config.name!r}: {live} vectors of dimension {collection.config.dimension} in "
-            f"{len(collection.segments)} segments at offset {collection.offset}",
+            f"collection {collection.config.name!r}: {live} vectors of dimension "
+            f"{collection.config.dimension} in {len(collection.segments)} segments at offset {collection.offset}",
             file=out,
         )
     return damaged

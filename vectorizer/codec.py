@@ -1,6 +1,6 @@
 """BSON, in one place: bodies of frames, and payloads in canonical form.
 
-``bson`` comes with pymongo, whose C code encodes ten times faster than the stand-alone package of the same name.
+``bson`` comes with pymongo, whose C code encodes ten times faster than the stand-alone package of that name.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def decode(body: bytes | memoryview) -> dict[str, Any]:
 def encode_payload(payload: Mapping[str, Any] | None) -> bytes:
     """Canonical BSON of a payload: keys sorted at every level. ``None`` is ``b""``.
 
-    Equal payloads have equal bytes whatever the order in which a client wrote their keys, so that digests compare.
+    Equal payloads have equal bytes, in whatever order a client wrote their keys, so that digests compare.
     Raises RequestError 400 for values that JSON could not give back.
     """
     if payload is None:
@@ -70,7 +70,9 @@ def _canonical_document(document: Mapping[str, Any], depth: int, path: str) -> d
             raise validation(f"payload key {key!r} is not a string")
         if "\0" in key:
             raise validation(f"payload key {key!r} contains a zero byte")
-    return {key: _canonical(document[key], depth, f"{path}.{key}" if path else key) for key in sorted(document)}
+    return {
+        key: _canonical(document[key], depth, f"{path}.{key}" if path else key) for key in sorted(document)
+    }
 
 
 def _canonical(value: Any, depth: int, path: str) -> Any:
@@ -92,5 +94,6 @@ def _canonical(value: Any, depth: int, path: str) -> Any:
             raise validation(f"payload is nested deeper than the limit of {PAYLOAD_DEPTH_MAX} levels")
         return [_canonical(item, depth + 1, f"{path}[{index}]") for index, item in enumerate(value)]
     raise validation(
-        f"payload field {path!r} is a {kind.__name__}; accepted: null, booleans, numbers, strings, lists, objects"
+        f"payload field {path!r} is a {kind.__name__}; "
+        "accepted: null, booleans, numbers, strings, lists, objects"
     )

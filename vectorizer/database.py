@@ -2,8 +2,9 @@
 
 Which greenlet does what:
 
-- *committer*: takes what the node has buffered for the journal, writes and syncs it in a native thread, then wakes
-  all who wait for durability and the senders of the stream. One batch at a time: what arrives meanwhile is the next.
+- *committer*: takes what the node has buffered for the journal, writes and syncs it in a native thread,
+  then wakes all who wait for durability and the senders of the stream. One batch at a time: what arrives
+  meanwhile is the next.
 - *syncer* (``fsync: everysec``): syncs what is written, once a second.
 - *maintenance* (see ``maintenance``): seals, merges, builds graphs, writes checkpoints.
 - *watch* (see ``loop_delay``): measures how long the event loop is held.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeAlias, TypeVar
 
 import gevent
 from gevent.event import AsyncResult, Event
@@ -33,6 +34,7 @@ from vectorizer.storage.collection import Collection
 from vectorizer.storage.data_directory import DataDirectory
 from vectorizer.storage.journal import Journal
 
+Greenlet: TypeAlias = "gevent.Greenlet[..., None]"
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -71,16 +73,18 @@ class Database:
         self.node = node
         self.failed: AsyncResult[VectorizerError] = AsyncResult()
         self.maintenance_lock = RLock()
+        self.serves_data: Callable[[], bool] = lambda: node.has_complete_data
+        """Whether what this node holds may be read; the link of a replica knows better than the node."""
         self._pending = Event()
         self._durable = Event()
         self._listeners: list[Callable[[], None]] = []
         self._journal_threads = ThreadPool(JOURNAL_THREADS)
         self._read_threads = ThreadPool(READ_THREADS)
         self._work_threads = ThreadPool(WORK_THREADS)
-        self._greenlets: list[gevent.Greenlet] = []
+        self._greenlets: list[Greenlet] = []
         self._closing = False
 
-    # -- life -------------------------------------------------------------------------------------------------------
+    # -- life -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start committing."""
@@ -88,10 +92,10 @@ class Database:
         self.own(gevent.spawn(self._sync_each_second), "syncer")
         self._pending.set()  # the history's newest entry is buffered already
 
-    def own(self, greenlet: gevent.Greenlet, name: str) -> None:
+    def own(self, greenlet: Greenlet, name: str) -> None:
         """This greenlet runs as long as the database; its unexpected end stops the process."""
 
-        def ended(dead: gevent.Greenlet) -> None:
+        def ended(dead: Greenlet) -> None:
             if not self._closing:
                 self.fail(NodeFailure(f"the {name} has ended: {dead.exception!r}"))
 
@@ -99,7 +103,7 @@ class Database:
         self._greenlets.append(greenlet)
 
     def fail(self, error: VectorizerError) -> None:
-        """This process cannot go on; whoever waits for ``failed`` ends it. Nothing is acknowledged any more."""
+        """This process cannot go on: nothing is acknowledged any more, who waits for ``failed`` ends it."""
         if self.node.failure is None:
             self.node.failure = error if isinstance(error, NodeFailure) else NodeFailure(str(error))
         if not self.failed.ready():
@@ -117,13 +121,13 @@ class Database:
             threads.kill()
         self.node.journal.close()
 
-    # -- writing ----------------------------------------------------------------------------------------------------
+    # -- writing ----------------------------------------------------------------------------------------
 
     def write(self, operation: Operation) -> WriteResult:
         """Commit a client's operation and wait until it is as durable as the settings promise.
 
-        The commit itself happens before anything else runs. RequestError if it is refused; 503 ``outcome_unknown`` if
-        the node failed or changed its data between commit and durability.
+        The commit itself happens before anything else runs. RequestError if it is refused; 503
+        ``outcome_unknown`` if the node failed or changed its data between commit and durability.
         """
         node = self.node
         try:
@@ -159,7 +163,9 @@ class Database:
         while journal.durable_offset < offset:
             if self.node.failure is not None or self.node.journal is not journal:
                 raise RequestError(
-                    503, "outcome_unknown", "the node stopped or changed its data before this write was durable"
+                    503,
+                    "outcome_unknown",
+                    "the node stopped or changed its data before this write was durable",
                 )
             self._durable.wait()
 
@@ -177,10 +183,12 @@ class Database:
         self._pending.set()
         self._wake()
 
-    # -- waiting for others -----------------------------------------------------------------------------------------
+    # -- waiting for others -----------------------------------------------------------------------------
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` whenever operations may be sent or have become durable; it must not switch greenlets."""
+        """Call ``listener`` whenever operations may be sent or have become durable; it must not switch
+        greenlets.
+        """
         self._listeners.append(listener)
 
     def unsubscribe(self, listener: Callable[[], None]) -> None:
@@ -193,7 +201,7 @@ class Database:
         for listener in self._listeners:
             listener()
 
-    # -- reading ----------------------------------------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------------------------
 
     def collection(self, name: str) -> Collection:
         """A collection; RequestError 404, or 503 while there is no complete data."""
@@ -206,7 +214,7 @@ class Database:
 
     def guard_readable(self) -> None:
         """RequestError 503 while there is no complete data to serve."""
-        if not self.node.has_complete_data:
+        if not self.serves_data():
             raise syncing()
 
     def run_native(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -219,7 +227,7 @@ class Database:
         result: R = self._work_threads.apply(function, args, kwargs)
         return result
 
-    # -- the journal's greenlets ------------------------------------------------------------------------------------
+    # -- the journal's greenlets ------------------------------------------------------------------------
 
     def _commit(self) -> None:
         while True:
@@ -231,7 +239,9 @@ class Database:
                 try:
                     self._journal_threads.apply(batch.write, (synced,))
                 except OSError as error:
-                    self.fail(NodeFailure(f"the journal cannot be written ({error}); nothing more is acknowledged"))
+                    self.fail(
+                        NodeFailure(f"the journal cannot be written ({error}); nothing more is acknowledged")
+                    )
                     return
                 journal.complete(batch)
                 self._wake()
@@ -239,7 +249,10 @@ class Database:
     def _sync_each_second(self) -> None:
         while True:
             gevent.sleep(1.0)
-            if self.settings.storage.fsync == "everysec" and self.node.journal.durable_offset < self.node.offset:
+            if (
+                self.settings.storage.fsync == "everysec"
+                and self.node.journal.durable_offset < self.node.offset
+            ):
                 self._sync(self.node.journal)
 
     def _sync(self, journal: Journal) -> None:

@@ -53,7 +53,9 @@ class ConfigurationError(VectorizerError):
             parts.append(f"accepted: {accepted}")
         if nearest:
             parts.append(f"did you mean {nearest!r}?")
-        super().__init__(" ".join(parts[:2]) + "".join(f"; {part}" for part in parts[2:]) if source else "; ".join(parts))
+        super().__init__(
+            " ".join(parts[:2]) + "".join(f"; {part}" for part in parts[2:]) if source else "; ".join(parts)
+        )
         self.key = key
         self.source = source
         self.accepted = accepted
@@ -116,7 +118,9 @@ def unsupported_media_type(given: str, accepted: str) -> RequestError:
 
 def read_only_replica(master_url: str | None) -> RequestError:
     """403: writes belong to the master."""
-    where = f"; write to the master at {master_url}" if master_url else "; its master is not known at the moment"
+    where = (
+        f"; write to the master at {master_url}" if master_url else "; its master is not known at the moment"
+    )
     return RequestError(
         403,
         "read_only_replica",

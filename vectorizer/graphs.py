@@ -1,7 +1,8 @@
 """Graphs: built one at a time by a niced child process, loaded in a native thread, then used by searches.
 
-nmslib holds the GIL for long stretches while it takes rows in, and keeps freed memory; in a process of its own it
-disturbs nobody, and its crash is no more than a line in the log. A builder is ended with the node that started it.
+nmslib holds the GIL for long stretches while it takes rows in, and keeps freed memory; in a process of its
+own it disturbs nobody, and its crash is no more than a line in the log. A builder is ended with the node
+that started it.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ class GraphBuilder:
         if code != 0:
             self.failed += 1
             self._failures[name] = self._failures.get(name, 0) + 1
-            log.warning("graph_build_failed", collection=collection.config.name, segment=segment.name, exit_code=code)
+            log.warning(
+                "graph_build_failed", collection=collection.config.name, segment=segment.name, exit_code=code
+            )
             gevent.sleep(RETRY_SECS)
             return
         try:
@@ -110,7 +113,9 @@ class GraphBuilder:
             if error.errno not in (errno.ENOENT, errno.ENOSPC):
                 raise
             return  # the segment was dropped or merged away meanwhile
-        graph = database.run_work(load_graph, database.directory.disk, path, collection.config, files, verify=False)
+        graph = database.run_work(
+            load_graph, database.directory.disk, path, collection.config, files, verify=False
+        )
         if graph is None:
             self._failures[name] = self._failures.get(name, 0) + 1
             return
@@ -146,5 +151,3 @@ class GraphBuilder:
         finally:
             self.stop()
             self._child = None
-
-

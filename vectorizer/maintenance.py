@@ -1,7 +1,9 @@
-"""Background work of a node, one piece at a time: seal, merge, plan merges, write checkpoints, trim the journal.
+"""Background work of a node, one piece at a time: seal, merge, plan merges, write checkpoints, trim the
+journal.
 
-Each piece is made on the event loop, runs in a native thread, and is finished on the loop. A disk without room is
-waited for: the rows stay where they are, in memory and in the journal. Graphs are built beside it (``graphs``).
+Each piece is made on the event loop, runs in a native thread, and is finished on the loop. A disk without
+room is waited for: the rows stay where they are, in memory and in the journal. Graphs are built beside it
+(``graphs``).
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from vectorizer.storage.manifest import Manifest
 RETRY_SECS = 5.0
 POLL_SECS = 0.5
 SETTLE_SECS = 2.0
-"""So long new segments wait for more before a checkpoint names them: recovery only reads more journal until then."""
+"""So long new segments wait for more before a checkpoint names them: recovery only reads more journal until
+then.
+"""
 
 log = logs.get(__name__)
 
@@ -42,7 +46,9 @@ class Maintenance:
         self._checkpoint_at = time.monotonic()
         self._checkpoint_position = 0
         self.pins: dict[object, tuple[int, set[str], float]] = {}
-        """Of running full syncs: offset after which the journal is needed, directories of segments, since when."""
+        """Of running full syncs: offset after which the journal is needed, directories of segments, since
+        when.
+        """
 
     def start(self) -> None:
         """Start working."""
@@ -106,7 +112,7 @@ class Maintenance:
                 return True
         return False
 
-    # -- checkpoints ------------------------------------------------------------------------------------------------
+    # -- checkpoints ------------------------------------------------------------------------------------
 
     def _checkpoint_due(self) -> bool:
         database, now = self._database, time.monotonic()
@@ -116,7 +122,9 @@ class Maintenance:
         if database.node.offset == database.node.manifest.offset:
             return False
         written = database.node.journal.appended_bytes - self._checkpoint_position
-        return written > storage.checkpoint_bytes or now - self._checkpoint_at > storage.checkpoint_interval_secs
+        return (
+            written > storage.checkpoint_bytes or now - self._checkpoint_at > storage.checkpoint_interval_secs
+        )
 
     def checkpoint(self) -> Manifest:
         """Write a checkpoint of now and trim the journal; the manifest. OSError if there is no room."""
@@ -167,7 +175,9 @@ class Maintenance:
                 log.warning("full_sync_pin_dropped", offset=offset, journal_bytes=journal.bytes_held)
 
     def _trim_journal(self) -> None:
-        """Journal files go when the manifest covers them and the window does not need them, or has no more room."""
+        """Journal files go when the manifest covers them and the window does not need them, or has no more
+        room.
+        """
         node, storage = self._database.node, self._database.settings.storage
         covered = min([node.manifest.offset, *(offset for offset, _, _ in self.pins.values())])
         node.journal.trim(min(covered, node.offset - node.limits.log_size))

@@ -3,9 +3,9 @@
 House rules:
 
 1. Pure: no sockets, no clocks, no greenlets. In gevent, that makes every method here atomic.
-2. ``commit`` (a master's own write) and ``apply_frame`` (a replica's stream) check first, then change everything at
-   once; recovery applies the same entries the same way. A failure after the check is a bug here: the node refuses to
-   go on (``failure``), and whoever owns the process stops it.
+2. ``commit`` (a master's own write) and ``apply_frame`` (a replica's stream) check first, then change
+   everything at once; recovery applies the same entries the same way. A failure after the check is a bug
+   here: the node refuses to go on (``failure``), and whoever owns the process stops it.
 3. With ``fsync: always`` only what is durable leaves this node.
 """
 
@@ -17,7 +17,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from vectorizer import codec, frame
-from vectorizer.errors import ApplyError, RequestError, VectorizerError, insufficient_storage, not_ready, read_only_replica
+from vectorizer.errors import (
+    ApplyError,
+    RequestError,
+    VectorizerError,
+    insufficient_storage,
+    not_ready,
+    read_only_replica,
+)
 from vectorizer.operations import Entry, Operation, OperationError, decode_entry, encode_operation
 from vectorizer.replication.history import History
 from vectorizer.replication.log import ReplicationLog
@@ -60,7 +67,9 @@ class NodeLimits:
 class Node:
     """One node's data and role. ``new_id`` makes replication ids."""
 
-    def __init__(self, recovered: Recovered, role: Role, limits: NodeLimits, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, recovered: Recovered, role: Role, limits: NodeLimits, new_id: Callable[[], str]
+    ) -> None:
         self.role = role
         self.limits = limits
         self.node_id = recovered.manifest.node_id
@@ -87,7 +96,7 @@ class Node:
         self.log: ReplicationLog = recovered.log
         self.log.set_limits(self.limits.log_size, self.limits.log_bytes_max)
 
-    # -- facts ------------------------------------------------------------------------------------------------------
+    # -- facts ------------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -126,7 +135,7 @@ class Node:
         """Whether writes of clients are taken here."""
         return self.role is not Role.REPLICA and self.failure is None and self.fenced is None
 
-    # -- writes -----------------------------------------------------------------------------------------------------
+    # -- writes -----------------------------------------------------------------------------------------
 
     def commit(self, operation: Operation, now: float, now_ms: int) -> int:
         """Take a client's write; its offset. RequestError if it is refused, and then nothing has changed."""
@@ -134,7 +143,9 @@ class Node:
         self.store.check(operation)
         if operation.kind == "create" and len(self.store.collections) >= self.limits.collections_max:
             limit = self.limits.collections_max
-            raise RequestError(409, "too_many_collections", f"there are {limit} collections, which is the limit")
+            raise RequestError(
+                409, "too_many_collections", f"there are {limit} collections, which is the limit"
+            )
         offset = self.offset + 1
         encoded = encode_operation(operation, offset, self.epoch, now_ms)
         if len(encoded) > self.limits.frame_bytes_max:
@@ -145,7 +156,9 @@ class Node:
                 f"{self.limits.frame_bytes_max}; send smaller batches",
             )
         if not self._has_room(len(encoded)):
-            raise insufficient_storage("no room on disk for this write; nothing was changed", bytes=len(encoded))
+            raise insufficient_storage(
+                "no room on disk for this write; nothing was changed", bytes=len(encoded)
+            )
         self._apply(Entry(offset, self.epoch, now_ms, operation), encoded, now)
         return offset
 
@@ -165,8 +178,8 @@ class Node:
     def apply_frame(self, encoded: bytes, now: float) -> int:
         """Take an operation of the master's stream, exactly as it came; its offset.
 
-        Raises ApplyError if it does not fit this node's data, RequestError 507 if there is no room on disk; nothing
-        has changed then.
+        Raises ApplyError if it does not fit this node's data, RequestError 507 if there is no room on disk;
+        nothing has changed then.
         """
         try:
             entry = decode_entry(codec.decode(frame.body_of(encoded)))
@@ -177,11 +190,15 @@ class Node:
         mastership = self.history.entry_at(entry.offset)
         if mastership is None or mastership.epoch != entry.epoch:
             expected = None if mastership is None else mastership.epoch
-            raise ApplyError("stale_epoch", f"operation {entry.offset} is of epoch {entry.epoch}, expected {expected}")
+            raise ApplyError(
+                "stale_epoch", f"operation {entry.offset} is of epoch {entry.epoch}, expected {expected}"
+            )
         try:
             self.store.check(entry.operation)
         except RequestError as error:
-            raise ApplyError("apply_failed", f"operation {entry.offset} cannot be applied: {error}") from error
+            raise ApplyError(
+                "apply_failed", f"operation {entry.offset} cannot be applied: {error}"
+            ) from error
         if not self._has_room(len(encoded)):
             raise insufficient_storage("no room on disk for the master's next operation", bytes=len(encoded))
         self._apply(entry, encoded, now)
@@ -204,7 +221,7 @@ class Node:
         self.last_checksum = frame.checksum(encoded)
         self.last_timestamp_ms = entry.timestamp_ms
 
-    # -- history and role -------------------------------------------------------------------------------------------
+    # -- history and role -------------------------------------------------------------------------------
 
     def open_mastership(self, *, raise_epoch: bool) -> None:
         """A new entry of the history at this offset: a start as master, or a promotion."""
@@ -221,10 +238,13 @@ class Node:
     def promote(self, role: Role = Role.MASTER) -> None:
         """Stop following and take writes, with a higher epoch.
 
-        RequestError 409 if there is no complete data to be master of, 507 if the mastership cannot be recorded.
+        RequestError 409 if there is no complete data to be master of, 507 if the mastership cannot be
+        recorded.
         """
         if not self.has_complete_data:
-            raise RequestError(409, "not_ready", "this node has no complete data yet and cannot become master")
+            raise RequestError(
+                409, "not_ready", "this node has no complete data yet and cannot become master"
+            )
         self._guard_history_room()
         self.role = role
         self.master_url = None
@@ -248,7 +268,9 @@ class Node:
 
     def _guard_history_room(self) -> None:
         if not self._has_room(HISTORY_RECORD_BYTES_MAX):
-            raise insufficient_storage("no room on disk to record a change of the history; nothing was changed")
+            raise insufficient_storage(
+                "no room on disk to record a change of the history; nothing was changed"
+            )
 
     def _set_history(self, history: History) -> None:
         self.history = history

@@ -1,17 +1,17 @@
 """Operations: complete logical writes, and the frames that carry them.
 
-An operation says effects, not requests: ids, timestamps and defaults are fixed before it is committed, so that
-applying it gives the same state on every node. Its frame is made once, by the master; the same bytes rest in log and
-journal and travel to the replicas.
+An operation says effects, not requests: ids, timestamps and defaults are fixed before it is committed, so
+that applying it gives the same state on every node. Its frame is made once, by the master; the same bytes
+rest in log and journal and travel to the replicas.
 
-Body of an operation's frame (BSON): ``o`` offset, ``e`` epoch, ``t`` the master's clock in Unix milliseconds, ``k``
-kind, ``c`` collection, and by kind:
+Body of an operation's frame (BSON): ``o`` offset, ``e`` epoch, ``t`` the master's clock in Unix
+milliseconds, ``k`` kind, ``c`` collection, and by kind:
 
 - ``create``: ``d`` the collection's configuration.
 - ``drop``: nothing.
-- ``upsert``: columns. ``n`` rows, ``d`` dimension, ``v`` n*d little-endian float32, ``i`` the ids one after the other
-  with ``il`` their lengths (little-endian uint16), ``p`` the canonical BSON payloads with ``pl`` their lengths
-  (little-endian uint32, 0 = no payload).
+- ``upsert``: columns. ``n`` rows, ``d`` dimension, ``v`` n*d little-endian float32, ``i`` the ids one after
+  the other with ``il`` their lengths (little-endian uint16), ``p`` the canonical BSON payloads with ``pl``
+  their lengths (little-endian uint32, 0 = no payload).
 - ``delete``: ``n``, ``i``, ``il`` as above.
 - ``merge``: ``s`` names of the segments that become one.
 """
@@ -60,7 +60,9 @@ class CollectionConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """n rows as columns: ids (UTF-8), vectors (n, d) float32 C-contiguous, payloads (canonical BSON or ``b""``)."""
+    """n rows as columns: ids (UTF-8), vectors (n, d) float32 C-contiguous, payloads (canonical BSON or
+    ``b""``).
+    """
 
     ids: list[bytes]
     vectors: Vectors
@@ -139,7 +141,7 @@ def encode_operation(operation: Operation, offset: int, epoch: int, timestamp_ms
 
 
 def decode_entry(document: dict[str, Any]) -> Entry:
-    """The entry in a frame's document. Raises OperationError for anything that is not a well-formed operation."""
+    """The entry in a frame's document. OperationError for anything that is no well-formed operation."""
     try:
         build = _BUILDERS.get(document["k"])
         if build is None:

@@ -2,8 +2,8 @@
 
 A change of role is a procedure of several steps that may be cut after each:
 
-- to master: bind the listener (an address in use ends it here, nothing has changed), end the link, open the new
-  mastership while writes are still held, make it durable, store the role, let writes in, listen.
+- to master: bind the listener (an address in use ends it here, nothing has changed), end the link, open
+  the new mastership while writes are still held, make it durable, store the role, let writes in, listen.
 - to replica: stop writes, store the role and the master's address, end the listener, start the link.
 
 A crash before the role is stored finds the old role, and nothing was acknowledged under the new one.
@@ -35,7 +35,9 @@ log = logs.get(__name__)
 class Roles:
     """Owner of the listener for replicas and of the link to a master."""
 
-    def __init__(self, database: Database, maintenance: Maintenance, snapshots: Snapshots, rest_address: str) -> None:
+    def __init__(
+        self, database: Database, maintenance: Maintenance, snapshots: Snapshots, rest_address: str
+    ) -> None:
         self._database = database
         self._maintenance = maintenance
         self._snapshots = snapshots
@@ -70,10 +72,10 @@ class Roles:
                 self.master.drain(drain_secs)
                 self.master.stop()
 
-    # -- live changes -----------------------------------------------------------------------------------------------
+    # -- live changes ----------------------------------------------------------------------------
 
     def configure(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """``POST /replication/configure``: change settings and role, live. RequestError or ConfigurationError."""
+        """``POST /replication/configure``: change settings and role. RequestError or ConfigurationError."""
         values = dict(document)
         force = values.pop("force", False)
         if not isinstance(force, bool):
@@ -85,7 +87,9 @@ class Roles:
             self._refuse_ineffective(settings, values)
             self._change(settings, force)
             role = self._database.node.role
-            log.info("configured", role=role.value, settings=settings.stored(), **self._database.node.describe())
+            log.info(
+                "configured", role=role.value, settings=settings.stored(), **self._database.node.describe()
+            )
             return {
                 "success": True,
                 "role": role.value.capitalize(),
@@ -99,24 +103,26 @@ class Roles:
             key = name.rpartition(".")[2]
             if key in values and settings.value(name) != said.value:
                 raise conflict(
-                    f"{name} is {settings.value(name)!r} by {settings.where(name)}, which is stronger than REST; "
-                    "remove it there first"
+                    f"{name} is {settings.value(name)!r} by {settings.where(name)}, which is stronger "
+                    "than REST; remove it there first"
                 )
 
     def _change(self, settings: Settings, force: bool) -> None:
         node = self._database.node
         old, new = node.role, Role(settings.replication.role)
         if self._snapshots.installing:
-            raise conflict("this node is just installing the data of a full sync; try again in a moment", "installing")
+            raise conflict(
+                "this node is just installing the data of a full sync; try again in a moment", "installing"
+            )
         if new is Role.MASTER:
-            self._become_master(settings, old)
+            self._become_master(settings, old, force)
         elif new is Role.REPLICA:
             self._become_replica(settings, old, force)
         else:
-            self._become_standalone(settings, old)
+            self._become_standalone(settings, old, force)
         node.set_limits(node_limits(self.settings))
 
-    def _become_master(self, settings: Settings, old: Role) -> None:
+    def _become_master(self, settings: Settings, old: Role, force: bool) -> None:
         address = settings.replication.bind_address
         listener: socket.socket | None = None
         if self.master is None or address != self.settings.replication.bind_address:
@@ -125,7 +131,7 @@ class Roles:
             except OSError as error:
                 raise _refused_bind(address, error) from error
         try:
-            self._take_mastership(settings, old, Role.MASTER)
+            self._take_mastership(settings, old, Role.MASTER, force)
         except BaseException:
             if listener is not None:
                 listener.close()
@@ -135,24 +141,29 @@ class Roles:
                 self.master.stop()
             self._listen(listener)
 
-    def _become_standalone(self, settings: Settings, old: Role) -> None:
-        self._take_mastership(settings, old, Role.STANDALONE)
+    def _become_standalone(self, settings: Settings, old: Role, force: bool) -> None:
+        self._take_mastership(settings, old, Role.STANDALONE, force)
         if self.master is not None:
             self.master.stop()
             self.master = None
 
-    def _take_mastership(self, settings: Settings, old: Role, new: Role) -> None:
+    def _take_mastership(self, settings: Settings, old: Role, new: Role, force: bool) -> None:
         """Become writable, under a new mastership if this was a replica."""
         node = self._database.node
         if old is not Role.REPLICA:
             self._store(settings)
             node.role = new
             return
-        if not node.has_complete_data:
-            raise conflict("this node has no complete data yet and cannot become master", "not_ready")
+        if not node.has_complete_data and not force:
+            raise conflict(
+                f"this node has no complete data yet and cannot become {new}; with force it starts empty",
+                "not_ready",
+            )
         if self.replica is not None:
             self.replica.stop()
             self.replica = None
+        node.has_complete_data = True
+        self._database.serves_data = lambda: True
         node.fence("a promotion is under way")
         try:
             node.promote(new)
@@ -192,9 +203,15 @@ class Roles:
 
     def _follow(self, force: bool) -> None:
         self.replica = ReplicaClient(
-            self._database, self._snapshots, self.settings.replication.master_address, self.rest_address, force=force
+            self._database,
+            self._snapshots,
+            self.settings.replication.master_address,
+            self.rest_address,
+            force=force,
         )
+        link = self.replica.link
         self.replica.start()
+        self._database.serves_data = lambda: link.serves_data
 
 
 def _unusable(address: str, settings: Settings, error: OSError) -> ConfigurationError:
@@ -209,7 +226,9 @@ def _unusable(address: str, settings: Settings, error: OSError) -> Configuration
 def _refused_bind(address: str, error: OSError) -> RequestError:
     if error.errno == errno.EADDRINUSE:
         return conflict(f"{address} is in use; nothing was changed", "address_in_use", address=address)
-    return validation(f"cannot listen on {address}: {error.strerror or error}; nothing was changed", address=address)
+    return validation(
+        f"cannot listen on {address}: {error.strerror or error}; nothing was changed", address=address
+    )
 
 
 def advertised_address(settings: Settings, port: int) -> str:

@@ -1,8 +1,8 @@
 """The server: puts the rooms of one process together, starts them in order, and ends them in order.
 
-Start: lock and open the data, apply what REST stored, bind all addresses, then let clients in. Whatever is wrong is
-found before anything is served. Stop (SIGTERM): no new requests, running ones finish, replicas get the rest, a last
-checkpoint. A failure of the node (its journal, a bug) ends the process with exit code 1.
+Start: lock and open the data, apply what REST stored, bind all addresses, then let clients in. Whatever is
+wrong is found before anything is served. Stop (SIGTERM): no new requests, running ones finish, replicas get
+the rest, a last checkpoint. A failure of the node (its journal, a bug) ends the process with exit code 1.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def open_data_with_settings(directory: DataDirectory, settings: Settings) -> tup
 
 
 def _stored_manifest(directory: DataDirectory) -> Manifest | None:
-    """The manifest that counts, for its settings; None if there is none or it cannot be read (reported later)."""
+    """The manifest that counts, for its settings; None if there is none that can be read."""
     try:
         current = directory.current()
         return None if current is None else directory.read_manifest(*current)

@@ -1,7 +1,7 @@
 """Exchange of whole data sets: capturing a snapshot for a replica, installing one, going back to a fork.
 
-The steps that take time run in native threads; the node's data is swapped on the event loop in one go. All of it
-holds the maintenance lock, so that no background work sees the data change under it.
+The steps that take time run in native threads; the node's data is swapped on the event loop in one go. All
+of it holds the maintenance lock, so that no background work sees the data change under it.
 """
 
 from __future__ import annotations
@@ -35,26 +35,32 @@ class Snapshots:
         self.installing = False
         """True while the node's data is being swapped: no promotion then."""
 
-    # -- the master's side ------------------------------------------------------------------------------------------
+    # -- the master's side ------------------------------------------------------------------------------
 
     def capture(self) -> PinnedSnapshot:
-        """A snapshot of now, durable, whose files and journal stay until it is released. OSError: no room on disk."""
+        """A snapshot of now, durable, whose files and journal stay until it is released. OSError: no room on
+        disk.
+        """
         with self._database.maintenance_lock:
             node, now = self._database.node, time.monotonic()
             young = now - self._captured_at < FRESH_SECS and node.window[0] <= node.manifest.offset + 1
             if node.offset != node.manifest.offset and not young:
                 self._maintenance.checkpoint()
                 self._captured_at = time.monotonic()
-            return PinnedSnapshot(Snapshot(self._database.directory, node.generation, node.manifest), self._maintenance)
+            return PinnedSnapshot(
+                Snapshot(self._database.directory, node.generation, node.manifest), self._maintenance
+            )
 
-    # -- the replica's side -----------------------------------------------------------------------------------------
+    # -- the replica's side -----------------------------------------------------------------------------
 
     def held_files(self) -> dict[str, int]:
         """Names and CRC32 of files that need not be sent."""
         return held_files(self._database.node.manifest)
 
     def begin(self, document: Any, files: Iterable[SnapshotFile]) -> SnapshotReceiver:
-        """Start to receive aside; ``write`` and ``abort`` of what is returned block: run them in a native thread."""
+        """Start to receive aside; ``write`` and ``abort`` of what is returned block: run them in a native
+        thread.
+        """
         node = self._database.node
         receiver = SnapshotReceiver(self._database.directory, node.generation, node.manifest, document, files)
         try:

@@ -20,7 +20,9 @@ from vectorizer.storage.disk import RealDisk
 from vectorizer.storage.manifest import Manifest
 from vectorizer.storage.recovery import Recovered, StorageOptions, open_data
 
-OPTIONS = StorageOptions(journal_file_bytes=1 << 20, journal_bytes_max=1 << 24, log_size=1000, log_bytes_max=1 << 20)
+OPTIONS = StorageOptions(
+    journal_file_bytes=1 << 20, journal_bytes_max=1 << 24, log_size=1000, log_bytes_max=1 << 20
+)
 LIMITS = NodeLimits(
     log_size=1000, log_bytes_max=1 << 20, frame_bytes_max=1 << 19, collections_max=10, durable_only=True
 )

@@ -17,8 +17,10 @@ JSON_VALUES = st.recursive(
     | st.integers(codec.INT64_MIN, codec.INT64_MAX)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text().filter(lambda key: "\0" not in key), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text().filter(lambda key: "\0" not in key), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 PAYLOADS = st.dictionaries(st.text().filter(lambda key: "\0" not in key), JSON_VALUES, max_size=5)
@@ -46,7 +48,12 @@ def test_types_stay_what_they_are() -> None:
     payload = {"one": 1, "real": 1.0, "true": True, "large": 2**40}
     back = codec.decode_payload(codec.encode_payload(payload))
     assert back is not None
-    assert [type(back[key]) for key in ("one", "real", "true", "large")] == [int, float, bool, bson.int64.Int64]
+    assert [type(back[key]) for key in ("one", "real", "true", "large")] == [
+        int,
+        float,
+        bool,
+        bson.int64.Int64,
+    ]
 
 
 def deep(levels: int) -> dict[str, object]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.stored import StoredNode, config, content, expected, rows
 
+from tests.unit.stored import StoredNode, config, content, expected, rows
 from vectorizer.errors import RequestError
 from vectorizer.operations import Create, Delete, Drop, Merge, Rows, Upsert
 from vectorizer.storage import merging, sealing

@@ -102,7 +102,12 @@ def test_configurations_and_merges_are_checked() -> None:
     create = document_of(Create(CONFIG))
     fields = create["d"]
     assert isinstance(fields, dict)
-    for wrong in ({**fields, "metric": "hamming"}, {**fields, "name": "other"}, {"name": "things"}, {**fields, "x": 1}):
+    for wrong in (
+        {**fields, "metric": "hamming"},
+        {**fields, "name": "other"},
+        {"name": "things"},
+        {**fields, "x": 1},
+    ):
         with pytest.raises(OperationError):
             decode_entry({**create, "d": wrong})
     merge = document_of(Merge("things", ("s0",)))

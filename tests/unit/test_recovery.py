@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.stored import OPTIONS, StoredNode, content, expected
 
+from tests.unit.stored import OPTIONS, StoredNode, content, expected
 from vectorizer import codec, frame
 from vectorizer.errors import ApplyError, DamageError, PeerError, RequestError
 from vectorizer.node import Node, Role
@@ -286,7 +286,13 @@ def test_a_snapshot_that_is_not_what_was_announced_is_refused(node: StoredNode, 
         return SnapshotReceiver(replica.directory, generation, manifest, document, announced)  # type: ignore[arg-type]
 
     document = snapshot.document()
-    for wrong in ({}, {**document, "version": 99}, {**document, "offset": -1}, None, {**document, "collections": [1]}):
+    for wrong in (
+        {},
+        {**document, "version": 99},
+        {**document, "offset": -1},
+        None,
+        {**document, "collections": [1]},
+    ):
         with pytest.raises(PeerError):
             receiver(wrong)
     escaping = snapshot.document()
@@ -380,7 +386,13 @@ def test_going_back_needs_a_manifest_and_the_journal_after_it(node: StoredNode, 
     _, fork = diverged(node, tmp_path, checkpoint=False)
     for _ in range(3):
         node.checkpoint()  # only manifests beyond the fork are left
-    arguments = (node.directory, node.node.generation, node.node.journal, node.node.history, node.node.manifest)
+    arguments = (
+        node.directory,
+        node.node.generation,
+        node.node.journal,
+        node.node.history,
+        node.node.manifest,
+    )
     assert rewind(*arguments, fork, OPTIONS) is None
 
 

@@ -73,7 +73,9 @@ def test_a_replica_that_took_writes_as_a_newer_master_is_not_overwritten() -> No
 
 
 def test_two_masters_of_one_epoch_are_refused() -> None:
-    assert decide(at(25, A, ("b", 2, 20)), at(25, A, ("c", 2, 20)), 1) == Decision(REFUSE, Reason.TWO_MASTERS, 20)
+    assert decide(at(25, A, ("b", 2, 20)), at(25, A, ("c", 2, 20)), 1) == Decision(
+        REFUSE, Reason.TWO_MASTERS, 20
+    )
 
 
 def test_a_foreign_history_is_refused_until_forced() -> None:

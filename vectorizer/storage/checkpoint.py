@@ -1,8 +1,9 @@
 """Checkpoints: all data of one offset as files, named by a manifest.
 
-In two breaths: ``capture`` on the event loop notes views and files (nothing is copied), ``Checkpoint.write`` in a
-native thread writes the growing rows and the manifest and lets ``CURRENT`` name it. It is called when the journal is
-durable through the captured offset, so that a manifest never contains what the journal could lose.
+In two breaths: ``capture`` on the event loop notes views and files (nothing is copied),
+``Checkpoint.write`` in a native thread writes the growing rows and the manifest and lets ``CURRENT`` name
+it. It is called when the journal is durable through the captured offset, so that a manifest never contains
+what the journal could lose.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ class Checkpoint:
     """What one manifest will say, captured at one offset."""
 
     def __init__(
-        self, directory: DataDirectory, generation: int, manifest: Manifest, captured: list[_Captured], pinned: set[str]
+        self,
+        directory: DataDirectory,
+        generation: int,
+        manifest: Manifest,
+        captured: list[_Captured],
+        pinned: set[str],
     ) -> None:
         self.generation = generation
         self.offset = manifest.offset
@@ -44,7 +50,9 @@ class Checkpoint:
         self._pinned = pinned
 
     def write(self) -> Manifest:
-        """Write growing rows and manifest, make it count, remove what is no longer needed. Blocking; the manifest."""
+        """Write growing rows and manifest, make it count, remove what is no longer needed. Blocking; the
+        manifest.
+        """
         collections = tuple(self._collection_record(captured) for captured in self._captured)
         manifest = Manifest(
             node_id=self.manifest.node_id,
@@ -95,7 +103,9 @@ class Checkpoint:
         return SegmentRecord(chunk.name, directory, view.rows, chunk.sealed, files, rows, deleted_at[rows])
 
     def _write_growing(self, directory: str, chunk: GrowingChunk, rows: int) -> dict[str, FileInfo]:
-        """The first rows of a growing chunk never change, so an earlier checkpoint's files of as many serve again."""
+        """The first rows of a growing chunk never change, so an earlier checkpoint's files of as many serve
+        again.
+        """
         written = chunk.cache.get("written")
         if isinstance(written, tuple) and written[0] == (self.generation, rows):
             return dict(written[1])
@@ -125,8 +135,8 @@ def capture(
 ) -> Checkpoint:
     """Note all that a manifest at ``base``'s offset needs. Pure and quick.
 
-    ``base`` carries node id, offset, checksum, time and history as of now; ``pinned`` are directories of segments
-    that running syncs still read.
+    ``base`` carries node id, offset, checksum, time and history as of now; ``pinned`` are directories of
+    segments that running syncs still read.
     """
     captured = []
     for collection in store.collections.values():

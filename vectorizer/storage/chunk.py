@@ -1,8 +1,9 @@
 """Chunks and views: how a collection's rows are seen by searches, snapshots, merges, scans and digests.
 
-A collection is a list of chunks: sealed segments, memory-mapped, and growing ones in memory. Rows are append-only.
-Each row has ``deleted_at``, the offset at which it died, so a view (chunks, rows of each, offset) stays true while
-the writer goes on: whatever is written later has a larger offset. Views are read in native threads too.
+A collection is a list of chunks: sealed segments, memory-mapped, and growing ones in memory. Rows are
+append-only. Each row has ``deleted_at``, the offset at which it died, so a view (chunks, rows of each,
+offset) stays true while the writer goes on: whatever is written later has a larger offset. Views are read
+in native threads too.
 """
 
 from __future__ import annotations

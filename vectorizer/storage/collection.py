@@ -4,7 +4,8 @@ House rules:
 
 1. Applying an operation never fails after its check, and touches nothing but memory.
 2. Which rows a segment contains is a function of the operations alone: a chunk is sealed when it has exactly
-   ``segment_rows`` rows, dead ones included, and merged as a merge operation says, with the rows live at its offset.
+   ``segment_rows`` rows, dead ones included, and merged as a merge operation says, with the rows live at
+   its offset.
 3. What happens in the background (sealing, merging, graphs) only changes how the same rows are held.
 """
 
@@ -41,14 +42,19 @@ class PendingMerge:
 
 
 def norms_of(vectors: Vectors) -> npt.NDArray[np.float32]:
-    """L2 norm of each vector (n, d), accumulated in float64 so that it does not overflow, float32 of shape (n,)."""
-    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)).astype(np.float32)
+    """L2 norm of each vector (n, d), accumulated in float64 so that it does not overflow, float32 of shape
+    (n,).
+    """
+    squares: npt.NDArray[np.float64] = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    return np.sqrt(squares).astype(np.float32)
 
 
 class Collection:
     """The rows of one collection. ``identity`` is the offset of the operation that created it."""
 
-    def __init__(self, config: CollectionConfig, identity: int, created_ms: int, offset: int | None = None) -> None:
+    def __init__(
+        self, config: CollectionConfig, identity: int, created_ms: int, offset: int | None = None
+    ) -> None:
         self.config = config
         self.identity = identity
         self.created_ms = created_ms
@@ -70,7 +76,7 @@ class Collection:
         views.extend(ChunkView(chunk, chunk.rows, offset) for chunk in self.growing)
         return View(self.config, self.identity, tuple(views), offset)
 
-    # -- applying operations ----------------------------------------------------------------------------------------
+    # -- applying operations ----------------------------------------------------------------------------
 
     def upsert(self, rows: Rows, offset: int) -> None:
         """Add rows; those with the same ids die."""
@@ -120,10 +126,12 @@ class Collection:
                 chunk.kill(rows, offset)
                 self.vector_count -= len(rows)
 
-    # -- what background work gives back ----------------------------------------------------------------------------
+    # -- what background work gives back ----------------------------------------------------------------
 
     def install_sealed(self, chunk: GrowingChunk, segment: SealedSegment) -> None:
-        """The segment takes the place of the growing chunk it was written from; deletions are shared, not copied."""
+        """The segment takes the place of the growing chunk it was written from; deletions are shared, not
+        copied.
+        """
         segment.deleted_at = chunk.deleted_at
         segment.dead_rows = chunk.dead_rows
         self.growing.remove(chunk)
@@ -150,7 +158,7 @@ class Collection:
         self.merges.remove(merge)
         return sources
 
-    # -- reading ----------------------------------------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------------------------
 
     def locate(self, id_: bytes) -> tuple[AnyChunk, int] | None:
         """Where the row with this id is."""

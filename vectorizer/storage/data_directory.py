@@ -11,8 +11,8 @@
     diverged/                    operations that a newer mastership overruled
     aside/                       generations that an operator's force replaced, until discarded
 
-Whatever ``CURRENT`` does not lead to is an unfinished step and is removed at the next start; so each procedure of
-several steps is done or not done by the one rename.
+Whatever ``CURRENT`` does not lead to is an unfinished step and is removed at the next start; so each
+procedure of several steps is done or not done by the one rename.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class DataDirectory:
         self.disk = disk
         self.root = root
 
-    # -- paths ------------------------------------------------------------------------------------------------------
+    # -- paths ------------------------------------------------------------------------------------------
 
     def generation_path(self, generation: int) -> str:
         """Directory of a generation."""
@@ -54,15 +54,19 @@ class DataDirectory:
         """File of a manifest."""
         return f"{self.generation_path(generation)}/{name}"
 
-    # -- reading ----------------------------------------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------------------------
 
     def current(self) -> tuple[int, str] | None:
-        """Generation and manifest that count; None in a new data directory. DamageError if CURRENT is unreadable."""
+        """Generation and manifest that count; None in a new data directory. DamageError if CURRENT is
+        unreadable.
+        """
         path = f"{self.root}/{CURRENT}"
         if not self.disk.exists(path):
             if self.generations():
                 raise DamageError(
-                    path, "the file is missing but there is data beside it; restore it from a backup or move the data away"
+                    path,
+                    "the file is missing but there is data beside it; restore it from a backup or move "
+                    "the data away",
                 )
             return None
         content = self.disk.read(path).decode("utf-8", "replace").strip()
@@ -75,7 +79,9 @@ class DataDirectory:
         """A manifest. DamageError if it is missing or damaged."""
         path = self.manifest_path(generation, name)
         if not self.disk.exists(path):
-            raise DamageError(path, "the manifest is missing; restore the data directory from a backup or a replica")
+            raise DamageError(
+                path, "the manifest is missing; restore the data directory from a backup or a replica"
+            )
         return Manifest.decode(self.disk.read(path), path)
 
     def manifests(self, generation: int) -> list[str]:
@@ -83,7 +89,7 @@ class DataDirectory:
         names = self.disk.list(self.generation_path(generation))
         return sorted(name for name in names if name.startswith("manifest-"))
 
-    # -- writing ----------------------------------------------------------------------------------------------------
+    # -- writing ----------------------------------------------------------------------------------------
 
     def prepare_generation(self) -> int:
         """A new, empty generation, after all others."""
@@ -107,7 +113,9 @@ class DataDirectory:
         """From here on this manifest counts: one rename."""
         aside, path = f"{self.root}/{CURRENT}.new", f"{self.root}/{CURRENT}"
         self.disk.sync_directory(self.root)  # the generation itself must be there before CURRENT leads to it
-        self.disk.write_file(aside, [f"{self.generation_path(generation).rpartition('/')[2]}/{name}\n".encode()])
+        self.disk.write_file(
+            aside, [f"{self.generation_path(generation).rpartition('/')[2]}/{name}\n".encode()]
+        )
         self.disk.replace(aside, path)
         self.disk.sync_directory(self.root)
 

@@ -18,7 +18,7 @@ GRAPH_FILES = (GRAPH_FILE, CALIBRATION_FILE)
 
 
 def graph_file_infos(disk: Disk, path: str) -> dict[str, FileInfo]:
-    """Sizes and checksums of a finished graph's files in a segment's directory; made durable first. Blocking."""
+    """Sizes and checksums of a finished graph's files, made durable first. Blocking."""
     infos = {}
     for name in GRAPH_FILES:
         file = disk.open(f"{path}/{name}")
@@ -35,7 +35,9 @@ def graph_file_infos(disk: Disk, path: str) -> dict[str, FileInfo]:
 def load_graph(
     disk: Disk, path: str, config: CollectionConfig, files: Mapping[str, FileInfo], *, verify: bool
 ) -> Graph | None:
-    """The graph in a segment's directory, or None if it is missing or damaged: then it is built again. Blocking."""
+    """The graph in a segment's directory, or None if it is missing or damaged: then it is built again.
+    Blocking.
+    """
     try:
         if verify:
             for name in GRAPH_FILES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +11,17 @@ import numpy.typing as npt
 from vectorizer.operations import Vectors
 from vectorizer.storage.chunk import LIVE
 
+if TYPE_CHECKING:
+    from vectorizer.index.hnsw import Graph
+
 
 class GrowingChunk:
-    """Append-only rows in arrays of a fixed capacity, so that views of a prefix stay valid while rows are added."""
+    """Append-only rows in arrays of a fixed capacity, so that views of a prefix stay valid while rows are
+    added.
+    """
 
     sealed = False
-    graph = None
+    graph: Graph | None = None
 
     def __init__(self, name: str, capacity: int, dimension: int) -> None:
         self.name = name
@@ -42,7 +48,7 @@ class GrowingChunk:
     def memory_bytes(self) -> int:
         """Bytes of the rows held in memory."""
         row_bytes = self.vectors.shape[1] * 4 + 20
-        return self.rows * row_bytes + sum(map(len, self.ids)) + self.payload_bytes
+        return int(self.rows * row_bytes + sum(map(len, self.ids)) + self.payload_bytes)
 
     def append(
         self,
@@ -66,7 +72,7 @@ class GrowingChunk:
     def find(self, hashes: npt.NDArray[np.uint64], ids: Sequence[bytes]) -> npt.NDArray[np.int32]:
         """The live row of each id, -1 where there is none."""
         lookup = self._row_of
-        if len(lookup) == 0:
+        if lookup.keys().isdisjoint(ids):  # in C: the common case of a bulk load
             return np.full(len(ids), -1, np.int32)
         return np.fromiter((lookup.get(item, -1) for item in ids), np.int32, len(ids))
 

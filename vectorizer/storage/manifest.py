@@ -1,9 +1,10 @@
 """The manifest: which files make up the data at one offset, with history and settings.
 
-A manifest is one frame on disk (length, CRC32, BSON document), never changed after it is written; ``CURRENT`` names
-the one that counts and is replaced by rename. Document: ``m`` "manifest", ``version``, ``node_id``, ``offset``,
-``checksum`` of the frame at that offset (or null), ``timestamp_ms``, ``history``, ``stored`` (settings made by REST)
-and ``collections``; see ``CollectionRecord``. Snapshots for full syncs carry the same document.
+A manifest is one frame on disk (length, CRC32, BSON document), never changed after it is written;
+``CURRENT`` names the one that counts and is replaced by rename. Document: ``m`` "manifest", ``version``,
+``node_id``, ``offset``, ``checksum`` of the frame at that offset (or null), ``timestamp_ms``, ``history``,
+``stored`` (settings made by REST) and ``collections``; see ``CollectionRecord``. Snapshots for full syncs
+carry the same document.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class Manifest:
 
     @classmethod
     def from_document(cls, document: Any) -> Manifest:
-        """The manifest in a document from disk or a peer. Raises ValueError with a sentence if it is not one."""
+        """The manifest in a document from disk or a peer. ValueError with a sentence if it is none."""
         try:
             if document["m"] != "manifest" or document["version"] != VERSION:
                 raise ValueError(f"version {document['version']!r} of the manifest's format is not known")
@@ -122,7 +123,9 @@ class Manifest:
         try:
             return cls.from_document(codec.decode(frame.body_of(content)))
         except (PeerError, codec.CodecError, ValueError) as error:
-            raise DamageError(file, f"the manifest cannot be read ({error}); restore this node from a replica") from error
+            raise DamageError(
+                file, f"the manifest cannot be read ({error}); restore this node from a replica"
+            ) from error
 
 
 def _collection_document(record: CollectionRecord) -> dict[str, Any]:
@@ -166,7 +169,8 @@ def _collection_record(document: Any) -> CollectionRecord:
 def _segment_record(document: Any) -> SegmentRecord:
     directory = _plain_name(document["directory"])
     files = {
-        _plain_name(name): FileInfo(_whole(size), _whole(crc32)) for name, (size, crc32) in document["files"].items()
+        _plain_name(name): FileInfo(_whole(size), _whole(crc32))
+        for name, (size, crc32) in document["files"].items()
     }
     rows = _whole(document["rows"])
     deleted_rows = np.frombuffer(document["deleted_rows"], "<i4").astype(np.int32)
@@ -174,7 +178,13 @@ def _segment_record(document: Any) -> SegmentRecord:
     if len(deleted_rows) != len(deleted_at) or (len(deleted_rows) and not 0 <= deleted_rows.max() < rows):
         raise ValueError(f"segment {directory!r} has deletions of rows that it does not have")
     return SegmentRecord(
-        _plain_name(document["name"]), directory, rows, bool(document["sealed"]), files, deleted_rows, deleted_at
+        _plain_name(document["name"]),
+        directory,
+        rows,
+        bool(document["sealed"]),
+        files,
+        deleted_rows,
+        deleted_at,
     )
 
 

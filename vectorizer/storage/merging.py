@@ -1,9 +1,9 @@
 """Merging: which segments should become one, and making it.
 
-The master plans (``plan``) and commits a merge operation; every node then makes the same segment from the rows that
-were live at the operation's offset (``Merge``), in the background, and carries over what was deleted since. Few large
-graphs answer faster than many small ones, so segments of similar size are merged up to ``segment_rows_max`` rows, and
-segments with many dead rows are rewritten.
+The master plans (``plan``) and commits a merge operation; every node then makes the same segment from the
+rows that were live at the operation's offset (``Merge``), in the background, and carries over what was
+deleted since. Few large graphs answer faster than many small ones, so segments of similar size are merged
+up to ``segment_rows_max`` rows, and segments with many dead rows are rewritten.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Merge:
 
     kind = "merge"
 
-    def __init__(self, directory: DataDirectory, generation: int, collection: Collection, merge: PendingMerge) -> None:
+    def __init__(
+        self, directory: DataDirectory, generation: int, collection: Collection, merge: PendingMerge
+    ) -> None:
         self.collection = collection
         self.merge = merge
         by_name = {segment.name: segment for segment in collection.segments}

@@ -1,7 +1,8 @@
 """From a data directory to a node's data: at start, after a full sync, and after going back to a fork.
 
-The manifest that counts gives the data at its offset, the journal everything after it; both are verified. What was
-never acknowledged may be cut off the end of the journal; any other damage stops the start with a sentence.
+The manifest that counts gives the data at its offset, the journal everything after it; both are verified.
+What was never acknowledged may be cut off the end of the journal; any other damage stops the start with a
+sentence.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from vectorizer.replication.log import ReplicationLog
 from vectorizer.storage.checkpoint import restore_deletions
 from vectorizer.storage.collection import Collection, PendingMerge
 from vectorizer.storage.data_directory import DataDirectory
+from vectorizer.storage.graph_files import GRAPH_FILES, load_graph
 from vectorizer.storage.growing import GrowingChunk
 from vectorizer.storage.journal import Journal
 from vectorizer.storage.journal_recovery import RecoveryReport, recover
 from vectorizer.storage.manifest import CollectionRecord, Manifest, SegmentRecord
-from vectorizer.storage.graph_files import GRAPH_FILES, load_graph
 from vectorizer.storage.segment import SealedSegment, open_segment
 from vectorizer.storage.store import Store
 
@@ -95,8 +96,10 @@ def load(
 ) -> Recovered:
     """Open the files of a manifest and apply the journal's operations after it. Blocking."""
     store = Store()
-    for record in manifest.collections:
-        store.collections[record.config.name] = _open_collection(directory, generation, record, verify)
+    for collection in manifest.collections:
+        store.collections[collection.config.name] = _open_collection(
+            directory, generation, collection, verify
+        )
     journal, records, report = recover(
         directory.disk,
         directory.journal_path(generation),
@@ -154,7 +157,9 @@ def _open_collection(
         content = {name: info for name, info in item.files.items() if name not in GRAPH_FILES}
         segment = open_segment(directory.disk, path, item.name, content, verify=verify)
         if segment.rows != item.rows or segment.vectors.shape[1] != record.config.dimension:
-            raise DamageError(path, f"it has {segment.vectors.shape} vectors, the manifest says {item.rows} rows")
+            raise DamageError(
+                path, f"it has {segment.vectors.shape} vectors, the manifest says {item.rows} rows"
+            )
         if item.sealed:
             restore_deletions(segment, item)
             attach_graph(directory, path, segment, item, record, verify)
@@ -173,7 +178,7 @@ def attach_graph(
     record: CollectionRecord,
     verify: bool,
 ) -> None:
-    """Load the segment's graph if it has one; graphs are derived, so a damaged one is left out and made again."""
+    """Load the segment's graph if it has one; a damaged one is left out and made again."""
     files = {name: info for name, info in item.files.items() if name in GRAPH_FILES}
     if len(files) == len(GRAPH_FILES):
         graph = load_graph(directory.disk, path, record.config, files, verify=verify)

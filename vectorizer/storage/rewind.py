@@ -1,7 +1,8 @@
-"""Going back to a fork: what an old master wrote beyond it is saved aside, then its data is rebuilt as of the fork.
+"""Going back to a fork: what an old master wrote beyond it is saved aside, then its data is rebuilt as of
+the fork.
 
-The new generation is a manifest at or before the fork plus the journal's operations up to it; it counts by the one
-rename of ``CURRENT``. Until then nothing has changed.
+The new generation is a manifest at or before the fork plus the journal's operations up to it; it counts by
+the one rename of ``CURRENT``. Until then nothing has changed.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def rewind(
     fork_offset: int,
     options: StorageOptions,
 ) -> tuple[Recovered, str] | None:
-    """A new generation as of the fork and its manifest's name; None if no manifest and journal reach back. Blocking.
+    """A new generation as of the fork and its manifest's name; None if no manifest and journal reach back.
+    Blocking.
 
     It does not count yet: see ``snapshot.make_current``.
     """

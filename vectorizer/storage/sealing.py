@@ -1,7 +1,7 @@
 """Sealing: a full growing chunk becomes a segment on disk.
 
-The job is made on the event loop, ``run`` works in a native thread on rows that no longer change, ``finish`` puts the
-result in place on the loop, unless the collection is gone meanwhile.
+The job is made on the event loop, ``run`` works in a native thread on rows that no longer change,
+``finish`` puts the result in place on the loop, unless the collection is gone meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class Seal:
 
     kind = "seal"
 
-    def __init__(self, directory: DataDirectory, generation: int, collection: Collection, chunk: GrowingChunk) -> None:
+    def __init__(
+        self, directory: DataDirectory, generation: int, collection: Collection, chunk: GrowingChunk
+    ) -> None:
         self.collection = collection
         self.chunk = chunk
         self._disk = directory.disk
@@ -32,7 +34,7 @@ class Seal:
         self._segment: SealedSegment | None = None
 
     def run(self) -> None:
-        """Write the segment. Blocking; OSError if the disk has no room, and then nothing is lost: try again."""
+        """Write the segment. Blocking; OSError if the disk has no room; nothing is lost then."""
         if self._disk.exists(self._path):
             self._disk.remove_tree(self._path)
         chunk = self.chunk

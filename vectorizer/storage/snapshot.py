@@ -1,8 +1,8 @@
 """Snapshots: a full sync ships the files of a manifest, and the replica installs them by one rename.
 
-The master's side reads the files of a checkpoint that is pinned meanwhile. The replica's side receives into a new
-generation, which counts for nothing until everything is verified and ``CURRENT`` leads to it. Files that the replica
-has already, same name and checksum, are linked instead of sent.
+The master's side reads the files of a checkpoint that is pinned meanwhile. The replica's side receives into
+a new generation, which counts for nothing until everything is verified and ``CURRENT`` leads to it. Files
+that the replica has already, same name and checksum, are linked instead of sent.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def held_files(manifest: Manifest) -> dict[str, int]:
 
 
 class SnapshotReceiver:
-    """The replica's side: a new generation in the making. All methods block; errors leave the old data untouched."""
+    """The replica's side: a new generation in the making. All methods block; errors leave the old data
+    untouched.
+    """
 
     def __init__(
         self,
@@ -87,7 +89,9 @@ class SnapshotReceiver:
         for file in self._sent.values():
             info = self._expected.get(file.name)
             if info is None or (info.bytes, info.crc32) != (file.bytes, file.crc32):
-                raise PeerError("snapshot_malformed", f"file {file.name!r} is announced but not in the manifest")
+                raise PeerError(
+                    "snapshot_malformed", f"file {file.name!r} is announced but not in the manifest"
+                )
 
     def begin(self) -> None:
         """Make the new generation and link what is there already. OSError if there is no room."""
@@ -103,7 +107,9 @@ class SnapshotReceiver:
             if self._old_files.get(name) != info:
                 raise PeerError("snapshot_malformed", f"file {name!r} is neither sent nor here already")
             if checksum_of(disk.map(f"{source}/{name}")) != info.crc32:
-                raise DamageError(f"{source}/{name}", "its checksum is wrong; it is fetched from the master anew")
+                raise DamageError(
+                    f"{source}/{name}", "its checksum is wrong; it is fetched from the master anew"
+                )
             disk.link(f"{source}/{name}", f"{target}/{name}")
 
     def write(self, name: str, position: int, data: bytes) -> None:
@@ -112,7 +118,9 @@ class SnapshotReceiver:
         file = self._sent.get(name)
         done, checksum = self._received.get(name, (0, 0))
         if file is None or position != done or done + len(data) > file.bytes:
-            raise PeerError("snapshot_malformed", f"{len(data)} bytes of {name!r} at {position} were not expected")
+            raise PeerError(
+                "snapshot_malformed", f"{len(data)} bytes of {name!r} at {position} were not expected"
+            )
         handle = self._open.get(name)
         if handle is None:
             path = f"{self.directory.segments_path(self.generation)}/{name}"
@@ -123,7 +131,8 @@ class SnapshotReceiver:
         if done == file.bytes:
             if checksum != file.crc32:
                 raise PeerError(
-                    "snapshot_corrupt", f"{name!r} arrived with CRC32 {checksum}, the master announced {file.crc32}"
+                    "snapshot_corrupt",
+                    f"{name!r} arrived with CRC32 {checksum}, the master announced {file.crc32}",
                 )
             handle.sync()
             handle.close()
@@ -157,8 +166,12 @@ class SnapshotReceiver:
             self.generation = None
 
 
-def make_current(directory: DataDirectory, new_generation: int, name: str, old_generation: int, aside: str | None) -> None:
-    """From here on the new generation counts; the old one is removed, or kept under ``aside`` if a label is given."""
+def make_current(
+    directory: DataDirectory, new_generation: int, name: str, old_generation: int, aside: str | None
+) -> None:
+    """From here on the new generation counts; the old one is removed, or kept under ``aside`` if a label is
+    given.
+    """
     directory.set_current(new_generation, name)
     if aside is not None:
         directory.set_generation_aside(old_generation, aside)

@@ -24,7 +24,9 @@ class Store:
         return collection
 
     def check(self, operation: Operation) -> None:
-        """Whether the operation can be applied now; RequestError says why not. After it, ``apply`` cannot fail."""
+        """Whether the operation can be applied now; RequestError says why not. After it, ``apply`` cannot
+        fail.
+        """
         if isinstance(operation, Create):
             if operation.collection in self.collections:
                 raise conflict(f"collection {operation.collection!r} exists already", "collection_exists")
