@@ -88,7 +88,8 @@ def _check_segments(directory: DataDirectory, generation: int, manifest: Manifes
             live += record.rows - len(record.deleted_rows)
         print(
             f"collection {collection.config.name!r}: {live} vectors of dimension "
-            f"{collection.config.dimension} in {len(collection.segments)} segments at offset {collection.offset}",
+            f"{collection.config.dimension} in {len(collection.segments)} segments "
+            f"at offset {collection.offset}",
             file=out,
         )
     return damaged

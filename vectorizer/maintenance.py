@@ -64,6 +64,16 @@ class Maintenance:
         if self._segments_changed_at is None:
             self._segments_changed_at = time.monotonic()
 
+    def graphs_document(self) -> dict[str, object]:
+        """How far building graphs is, as status shows it."""
+        graphs = self._graphs
+        return {
+            "building": graphs.building,
+            "built": graphs.built,
+            "failed": graphs.failed,
+            "build_secs": round(graphs.build_secs, 3),
+        }
+
     def _run(self) -> None:
         while True:
             self._wake.wait(POLL_SECS)
