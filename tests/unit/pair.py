@@ -1,6 +1,6 @@
 """A master's session and a replica's link joined by a wire in memory, under a clock that only the test moves.
 
-The nodes are twins: the same facts and the same rules as vectorizer.node.Node, but their data is the list of frames.
+The nodes are twins: the same facts and rules as vectorizer.node.Node, but their data is the list of frames.
 """
 
 from __future__ import annotations

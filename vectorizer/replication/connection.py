@@ -2,13 +2,14 @@
 
 House rules
 -----------
-1. Every wait has an end: connecting, reading and writing take a timeout, and a writer that makes no progress is cut off.
+1. Every wait has an end: connecting, reading and writing take a timeout, and a writer that makes no progress
+   is cut off.
 2. One greenlet sends, one receives. Either may `close`; the other then finds the connection lost.
 3. A receiver that always finds data ready must still let others run: `Turn` watches the time and yields.
 4. The ceiling for frames stands before any allocation, and is small until the peer has shown who it is.
 
-Whatever a peer does to a connection ends in PeerError: `connection_lost` (also a write that timed out) or the code of
-a broken frame. Frames that are sent together leave in one call, up to JOIN_BYTES.
+Whatever a peer does to a connection ends in PeerError: `connection_lost` (also a write that timed out) or the
+code of a broken frame. Frames that are sent together leave in one call, up to JOIN_BYTES.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ class Connection:
 
     @classmethod
     def connect(cls, address: Address, timeout_secs: float, frame_bytes_max: int) -> Connection:
-        """A new connection; the host's name is resolved now. PeerError `connect_failed` or `connect_timeout`."""
+        """A new connection. The host's name is resolved now.
+
+        PeerError `connect_failed` or `connect_timeout`.
+        """
         try:
             sock = gevent.with_timeout(timeout_secs, socket.create_connection, address, timeout_value=None)
         except OSError as error:
@@ -73,7 +77,10 @@ class Connection:
         self._decoder.raise_ceiling(frame_bytes_max)
 
     def receive(self, timeout_secs: float) -> bool:
-        """Wait for bytes; False if none came in time. PeerError if the connection is lost or ends within a frame."""
+        """Wait for bytes; False if none came in time.
+
+        PeerError if the connection is lost or ends within a frame.
+        """
         try:
             data = gevent.with_timeout(
                 max(0.0, timeout_secs), self._sock.recv, RECEIVE_BYTES, timeout_value=None
@@ -94,7 +101,7 @@ class Connection:
             yield line
 
     def send(self, frames: Iterable[bytes], timeout_secs: float) -> int:
-        """Send frames, joined; the number of bytes. PeerError if the peer takes nothing for `timeout_secs`."""
+        """Send frames, joined; how many bytes. PeerError if the peer takes nothing for so long."""
         size = 0
         pieces: list[bytes] = []
         pending = 0

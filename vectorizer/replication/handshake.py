@@ -1,4 +1,4 @@
-"""Both sides of the handshake: hello, the master's answer to it, and what the replica checks in that answer."""
+"""Both sides of the handshake: hello, the master's answer, and what the replica checks in that answer."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ class NeedsChecksum:
 def hello(
     node: Downstream, settings: Settings, want_full: str, force: bool, rest_address: str, listen_port: int
 ) -> Hello:
-    """The first message of a replica. `want_full`: why it wants a full sync whatever its position, or ``""``."""
+    """The first message of a replica.
+
+    `want_full`: why it wants a full sync whatever its position, or ``""``.
+    """
     position = node.position
     incomplete = "" if node.has_complete_data or position.offset == 0 else "incomplete_data"
     return Hello(
@@ -84,7 +87,7 @@ def hello(
 
 
 def examine(node: Upstream, greeting: Hello) -> Refuse | NeedsChecksum | None:
-    """What stands before a decision: a refusal, or an operation to be read from the journal. None = decide now."""
+    """A refusal, or an operation to be read from the journal first, or None: decide now."""
     if greeting.protocol != PROTOCOL:
         text = f"the master speaks protocol {PROTOCOL}, the replica {greeting.protocol}"
         return Refuse("protocol_mismatch", text, {"master": PROTOCOL, "replica": greeting.protocol})
@@ -99,7 +102,7 @@ def examine(node: Upstream, greeting: Hello) -> Refuse | NeedsChecksum | None:
 
 
 def answer(node: Upstream, greeting: Hello, journal_checksum: int | None) -> Decision | Refuse:
-    """The decision; `journal_checksum` is that of the operation at the replica's offset if the journal was asked."""
+    """The decision. `journal_checksum`: of the operation at the replica's offset, if the journal was asked."""
     held = node.checksum_at(greeting.offset)
     decision = decide(
         node.position,
@@ -156,7 +159,7 @@ def welcome(
 
 
 def check_welcome(node: Downstream, welcome: Welcome, force: bool) -> None:
-    """Raise PeerError for a master that this replica must not follow; its own word for what the master decided."""
+    """Raise PeerError for a master that this replica must not follow, whatever that master decided."""
     held = node.offset > 0
     if welcome.protocol != PROTOCOL:
         text = f"the master speaks protocol {welcome.protocol}, the replica {PROTOCOL}"
@@ -188,7 +191,7 @@ def place(node_id: str, history: History, offset: int) -> str:
 
 _SENTENCES = {
     "foreign_history": "the two nodes' data have no common origin; only `follow` with `force` replaces it",
-    "two_masters": "both nodes took writes as masters of the same epoch; an operator must choose with `force`",
+    "two_masters": "both nodes took writes as masters of one epoch; an operator must choose with `force`",
     "stale_master": "the replica has operations of a newer mastership than this master's",
     "no_history": "this node holds no complete data itself",
 }

@@ -1,7 +1,8 @@
 """What the two state machines of the stream ask for. Whoever drives one carries these out, in order.
 
-The machines (session.py on the master, link.py on the replica) neither send, read nor wait. They answer with these,
-so that the same code runs behind sockets, in tests of two machines joined by a list, and in the simulation.
+The machines (session.py on the master, link.py on the replica) neither send, read nor wait. They answer with
+these, so that the same code runs behind sockets, in tests of two machines joined by a list, and in the
+simulation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from vectorizer.replication.progress import Progress
 
 
-# -- of both ------------------------------------------------------------------------------------------------------------
+# -- of both -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Close:
     message: str
 
 
-# -- of a session -------------------------------------------------------------------------------------------------------
+# -- of a session ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,10 @@ class ReadChunk:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSnapshot:
-    """The snapshot and the journal it pins are not needed any more. Not said when the link ends: release it then too."""
+    """The snapshot and the journal it pins are not needed any more.
+
+    Not said when the link ends: release it then too.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +107,12 @@ SessionIntention = (
 )
 
 
-# -- of a link: work on the replica's own data, done before the next message is looked at ---------------------------------
+# -- of a link: work on the replica's own data, done before the next message is looked at ------------
 
 
 @dataclass(frozen=True, slots=True)
 class AdoptHistory:
-    """Take over the master's history (`node.adopt_history`); its record precedes the first operation in the journal."""
+    """Take over the master's history; its record precedes the first operation in the journal."""
 
     history: History
 
@@ -123,10 +127,11 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Before a full sync: save the operations after the fork aside, and go back to an own state at or before it.
+    """Before a full sync: save the operations after the fork aside, and go back to an own state at or before
+    it.
 
-    `fork_offset` None = nothing has diverged: only tell which files are held. `rewind` False = save, but do not go
-    back. Answer by `prepared`.
+    `fork_offset` None = nothing has diverged: only tell which files are held. `rewind` False = save, but do
+    not go back. Answer by `prepared`.
     """
 
     fork_offset: int | None
@@ -135,7 +140,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class BeginSnapshot:
-    """Make room aside for a snapshot; `keep_aside`: an operator forced a foreign history, keep the old data."""
+    """Make room aside for a snapshot. `keep_aside`: a foreign history was forced, keep the old data."""
 
     offset: int
     manifest: Mapping[str, Any]

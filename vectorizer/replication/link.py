@@ -1,35 +1,39 @@
-"""The replica's side of its link, without sockets or clocks: what it hears, what is done about it, when to come again.
+"""The replica's side of its link, without sockets or clocks: what it hears, what is done, when to come again.
 
 House rules
 -----------
-1. states.LINK_LEGAL is the machine: a message not listed under the present state closes the link (`illegal_message`).
-2. Two outlets. `work()` is work on the replica's own data: the one who drives the link does it, in order, before it
-   gives the link the next message, and tells the outcome (`applied`, `apply_failed`, `prepared`, `written`,
-   `installed`, `snapshot_failed`). `ready()` is what goes to the master; it may be asked for at any time, also while
-   work is under way. None of the methods raises for anything a peer can do.
-3. Nothing is skipped: an operation is applied only if it follows the newest one and is of the mastership that the
-   master's history names for its offset.
-4. Own data is given up only to a history that shares an entry with it, or by an operator's `force`, which holds for
-   one full sync.
+1. states.LINK_LEGAL is the machine: a message not listed under the present state closes the link
+   (`illegal_message`).
+2. Two outlets. `work()` is work on the replica's own data: the one who drives the link does it, in order,
+   before it gives the link the next message, and tells the outcome (`applied`, `apply_failed`, `prepared`,
+   `written`, `installed`, `snapshot_failed`). `ready()` is what goes to the master; it may be asked for at
+   any time, also while work is under way. None of the methods raises for anything a peer can do.
+3. Nothing is skipped: an operation is applied only if it follows the newest one and is of the mastership that
+   the master's history names for its offset.
+4. Own data is given up only to a history that shares an entry with it, or by an operator's `force`, which
+   holds for one full sync.
 
 Theory
 ------
 One link lives as long as the replica follows that master, over many connections:
 
-    DOWN -> CONNECTING -> HANDSHAKE -welcome partial-> STREAMING
-      ^                      |  ^-hello again-+            ^
-      |                      +-full-> PREPARING -accept-> OFFERED -snapshot-> RECEIVING -complete-> INSTALLING -ack-+
-      +--- every loss of the connection, by way of CLOSING if it is we who end it; REFUSED and FAILED instead of DOWN
+    DOWN -> CONNECTING -> HANDSHAKE -welcome partial-----------------> STREAMING
+      ^                    |  ^--hello again--+                           ^
+      |                    +-full-> PREPARING -accept-> OFFERED           |
+      |                        -snapshot-> RECEIVING -complete-> INSTALLING
+      +-- CLOSING (if it is we who end it) <- every loss; to REFUSED or FAILED instead of DOWN
 
-PREPARING saves what has diverged and tries to go back to an own state at or before the fork; if there is one, hello is
-said again and the rest comes as operations. REFUSED comes again after `reconnect_interval_secs`, DOWN at once and then
-with growing pauses, FAILED only after `reset`: three operations (or three times the same) failed to apply here with
-nothing applied beyond them in between. After a first such failure the next hello asks for a full sync.
+PREPARING saves what has diverged and tries to go back to an own state at or before the fork; if there is one,
+hello is said again and the rest comes as operations. REFUSED comes again after `reconnect_interval_secs`,
+DOWN at once and then with growing pauses, FAILED only after `reset`: three operations (or three times the
+same) failed to apply here with nothing applied beyond them in between. After a first such failure the next
+hello asks for a full sync.
 
 Caveats
 -------
-`now` is monotonic seconds. The master's silence is not counted while work is under way, since nobody reads the
-connection then. `lag_ms` is an estimate between heartbeats: it grows with local time while operations are missing.
+`now` is monotonic seconds. The master's silence is not counted while work is under way, since nobody reads
+the connection then. `lag_ms` is an estimate between heartbeats: it grows with local time while operations are
+missing.
 """
 
 from __future__ import annotations
@@ -103,7 +107,7 @@ class ReplicaLink:
     def __post_init__(self) -> None:
         self.master.aging_since = self.retry.at = self.created_at
 
-    # -- what happens to the link ---------------------------------------------------------------------------------------
+    # -- what happens to the link --------------------------------------------------------------------
 
     def connecting(self, now: float) -> None:
         """An attempt to connect begins."""
@@ -175,7 +179,7 @@ class ReplicaLink:
             self.state = LinkState.DOWN
             self.retry.reset(now)
 
-    # -- outcomes of work -----------------------------------------------------------------------------------------------
+    # -- outcomes of work ----------------------------------------------------------------------------
 
     def work(self) -> list[LinkWork]:
         """What is to be done to the replica's own data now, in order."""
@@ -198,7 +202,7 @@ class ReplicaLink:
         self._end(code, message, messages.Goodbye(code, message[:SENTENCE_MAX]), now)
 
     def prepared(self, rewound: bool, have: Mapping[str, int], now: float) -> None:
-        """Outcome of Prepare: whether the node went back to an older state, and the files it holds (name → CRC32)."""
+        """Outcome of Prepare: whether the node went back, and the files it holds (name → CRC32)."""
         self._heard_at, self._working = now, False
         if self.state is not LinkState.PREPARING:
             return
@@ -232,7 +236,7 @@ class ReplicaLink:
         self._working = False
         self._end(code, message, messages.Goodbye(code, message[:SENTENCE_MAX]), now)
 
-    # -- what goes to the master ----------------------------------------------------------------------------------------
+    # -- what goes to the master ---------------------------------------------------------------------
 
     def ready(self, now: float, now_ms: int) -> list[LinkIntention]:
         """What to do now, in order; nothing = wait for news or for `deadline`."""
@@ -263,7 +267,7 @@ class ReplicaLink:
             return self._heard_at + replication.handshake_timeout_secs
         return self._heard_at + replication.replica_timeout_secs
 
-    # -- facts ----------------------------------------------------------------------------------------------------------
+    # -- facts ---------------------------------------------------------------------------------------
 
     @property
     def connected_now(self) -> bool:
@@ -277,7 +281,7 @@ class ReplicaLink:
 
     @property
     def serves_data(self) -> bool:
-        """Whether what this node holds may be read: complete, and of the master's history while a full sync runs."""
+        """Whether reads are answered: data is complete, and of the master's history while it syncs."""
         if not self.node.has_complete_data:
             return False
         if self.state is LinkState.STREAMING:
@@ -294,7 +298,7 @@ class ReplicaLink:
         """How old this node's data is, in milliseconds."""
         return self.master.lag_ms(self.node.offset, now)
 
-    # -- messages, by LINK_LEGAL ----------------------------------------------------------------------------------------
+    # -- messages, by LINK_LEGAL ---------------------------------------------------------------------
 
     def _welcome(self, welcome: messages.Welcome, now: float, now_ms: int) -> None:
         handshake.check_welcome(self.node, welcome, self.force)
@@ -382,7 +386,7 @@ class ReplicaLink:
     def _ignored(self, message: messages.Message, now: float, now_ms: int) -> None:
         """This side has already said goodbye."""
 
-    # -- small steps ----------------------------------------------------------------------------------------------------
+    # -- small steps ---------------------------------------------------------------------------------
 
     def _say_hello(self) -> None:
         hello = handshake.hello(

@@ -2,15 +2,18 @@
 
 Which greenlet does what:
 
-- *acceptor*: takes connections, as many as `replicas_max` and some more for handshakes; the rest is closed at once.
-- *receiver*, one a connection: reads frames, gives them to the session, wakes the sender. It owns the connection: when
-  it ends, for whatever reason, it ends the sender, closes the socket, releases the snapshot and tells the session.
-- *sender*, one a connection: asks the session what is to be done and does it, in order; the only one that writes.
+- *acceptor*: takes connections, as many as `replicas_max` and some more for handshakes; the rest is closed at
+  once.
+- *receiver*, one a connection: reads frames, gives them to the session, wakes the sender. It owns the
+  connection: when it ends, for whatever reason, it ends the sender, closes the socket, releases the snapshot
+  and tells the session.
+- *sender*, one a connection: asks the session what is to be done and does it, in order; the only one that
+  writes.
 - *capture*, during the first moments of a full sync: makes the snapshot, while the sender's heartbeats go on.
 
-`wake` is called by the database whenever operations may be sent or have become durable. A replica's mistakes end its
-connection with one line in the log. A mistake of ours in one of these greenlets ends that connection too, loudly, and
-not the master: sessions only read the node.
+`wake` is called by the database whenever operations may be sent or have become durable. A replica's mistakes
+end its connection with one line in the log. A mistake of ours in one of these greenlets ends that connection
+too, loudly, and not the master: sessions only read the node.
 """
 
 from __future__ import annotations
@@ -85,7 +88,10 @@ def clock_ms() -> int:
 
 
 class MasterServer:
-    """Everything a master has for its replicas. `rest_address` (host:port) is told to them, for their clients."""
+    """Everything a master has for its replicas.
+
+    `rest_address` (host:port) is told to them, for their clients.
+    """
 
     def __init__(
         self, database: Database, snapshots: Snapshots, listener: socket.socket, rest_address: str
@@ -340,7 +346,7 @@ class ReplicaLine:
         self.session.journal_read(frames, time.monotonic(), clock_ms())
 
     def _capture_snapshot(self, have: dict[str, int]) -> None:
-        """Never killed: a checkpoint that is being written must not lose its lock. So the line may be gone after it."""
+        """Never killed, since a checkpoint must not lose its lock: the line may be gone after it."""
         try:
             pin = self._server.snapshots.capture()
         except (OSError, VectorizerError) as error:

@@ -2,23 +2,24 @@
 
 House rules
 -----------
-1. A peer is hostile until its message has passed the checks here. Nothing behind this door tests a type,
-   a range or a length again, and nothing before it believes one.
+1. A peer is hostile until its message has passed the checks here. Nothing behind this door tests a type, a
+   range or a length again, and nothing before it believes one.
 2. What a field may hold is written once, beside the field. `decode` and `encode` are made from that.
-3. A message's document begins with the key "m", an operation's with "o", "e", "t". The first key of a frame tells
-   which of the two it is, and an operation's vectors are not decoded to find its offset.
+3. A message's document begins with the key "m", an operation's with "o", "e", "t". The first key of a frame
+   tells which of the two it is, and an operation's vectors are not decoded to find its offset.
 
 Theory
 ------
-A frame is length | crc32 | BSON (vectorizer.frame). Operations travel as the very frames that rest in the log, so
-this module only reads their head (offset, epoch, time). Everything else on the line is a message of the table KINDS.
-Unknown fields are passed over: a newer peer of the same protocol number may say more. Unknown kinds, missing fields
-and fields of the wrong shape are a PeerError, which closes that link and nothing else.
+A frame is length | crc32 | BSON (vectorizer.frame). Operations travel as the very frames that rest in the
+log, so this module only reads their head (offset, epoch, time). Everything else on the line is a message of
+the table KINDS. Unknown fields are passed over: a newer peer of the same protocol number may say more.
+Unknown kinds, missing fields and fields of the wrong shape are a PeerError, which closes that link and
+nothing else.
 
 Caveats
 -------
-Integers are BSON int64; bool is not an integer here, although Python thinks so. The ceiling for a message that has not
-been authenticated is HELLO_BYTES_MAX; the connection enforces it, before allocating.
+Integers are BSON int64; bool is not an integer here, although Python thinks so. The ceiling for a message
+that has not been authenticated is HELLO_BYTES_MAX; the connection enforces it, before allocating.
 """
 
 from __future__ import annotations
@@ -260,7 +261,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Replica → master during a full sync: so many bytes of files are written. Also its sign of life meanwhile."""
+    """Replica → master: so many bytes of files are written. Its sign of life during a full sync."""
 
     KIND: ClassVar[str] = "received"
     bytes: int = field(metadata=_is(_OFFSET))
@@ -276,7 +277,7 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Master → replica: I live; my newest and newest durable offset, your lag, my clock (Unix milliseconds)."""
+    """Master → replica: I live; my newest and newest durable offset, your lag, my clock (Unix ms)."""
 
     KIND: ClassVar[str] = "heartbeat"
     offset: int = field(metadata=_is(_OFFSET))
@@ -364,7 +365,7 @@ def _to_document(message: Any) -> dict[str, Any]:
 
 
 def _read(kind: type[_M], document: Mapping[str, Any]) -> _M:
-    """An instance of a dataclass above from a document; raises ValueError naming the field that does not fit."""
+    """A message from a document. Raises ValueError naming the field that does not fit."""
     values: dict[str, Any] = {}
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]  # every kind here is a dataclass
         if item.name not in document:
@@ -379,7 +380,7 @@ def _read(kind: type[_M], document: Mapping[str, Any]) -> _M:
 
 
 def _read_head(body: memoryview, line: bytes) -> OperationFrame:
-    """Offset, epoch and time of an operation without decoding the rest: three BSON integers of 32 or 64 bits."""
+    """Offset, epoch and time of an operation, the rest undecoded: BSON integers of 32 or 64 bits."""
     values, position = [], 4
     for key, name in _HEAD:
         integer = {0x10: _INT32, 0x12: _INT64}.get(body[position]) if position < len(body) else None

@@ -2,23 +2,23 @@
 
 House rules
 -----------
-1. Every question about a replica (its lag, its state, must it be dropped) is asked of one `Progress`; nobody keeps a
-   second copy of a fact that stands here.
+1. Every question about a replica (its lag, its state, must it be dropped) is asked of one `Progress`; nobody
+   keeps a second copy of a fact that stands here.
 2. Facts only. What is shown of them is derived on each read (vectorizer.replication.status).
-3. One `Progress` a link. When a replica comes back, its row is replaced by a new one that inherits the totals, so that
-   an old link that has not noticed its end can no longer change what is shown.
+3. One `Progress` a link. When a replica comes back, its row is replaced by a new one that inherits the
+   totals, so that an old link that has not noticed its end can no longer change what is shown.
 
 Theory
 ------
-For a replica that streams: acked_durable <= acked_applied <= sent_offset <= the master's offset. During a full sync the
-three stand where they stood when the replica came (they may then belong to a branch that is given up); at its end all
-three jump to the snapshot's offset.
+For a replica that streams: acked_durable <= acked_applied <= sent_offset <= the master's offset. During a
+full sync the three stand where they stood when the replica came (they may then belong to a branch that is
+given up); at its end all three jump to the snapshot's offset.
 
 Caveats
 -------
-Times are monotonic seconds of this process (`..._at`); `last_heard_ms` is the wall clock, for people. The lag of a
-replica that misses operations older than this process is counted from the moment it connected: when they were
-committed is not known any more.
+Times are monotonic seconds of this process (`..._at`); `last_heard_ms` is the wall clock, for people. The lag
+of a replica that misses operations older than this process is counted from the moment it connected: when they
+were committed is not known any more.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Progress:
     )  # when a living link was replaced
 
     def acknowledge(self, applied: int, durable: int) -> bool:
-        """Take an ack; whether it brought news. Offsets never go back on one link: a late ack changes nothing."""
+        """Take an ack; whether it brought news. Offsets never go back on one link."""
         news = applied > self.acked_applied or durable > self.acked_durable
         self.acked_applied = max(self.acked_applied, applied)
         self.acked_durable = max(self.acked_durable, durable)
@@ -115,7 +115,7 @@ class Progress:
         self.acked_durable = offset if durable is None else durable
 
     def lag_operations(self, newest: int) -> int:
-        """Operations of the master (its offset: `newest`) that the replica has not acknowledged as applied."""
+        """Operations that the replica has not acknowledged as applied; `newest` is the master's offset."""
         return max(0, newest - self.acked_applied)
 
     def lag_ms(self, newest: int, log: CommitTimes, now: float) -> int:
@@ -147,9 +147,11 @@ class Totals:
 
 
 class ReplicaTable:
-    """All replicas a master knows, by node id: those linked, and those gone for less than `replica_forget_secs`.
+    """All replicas a master knows, by node id: those linked, and those gone for less than
+    `replica_forget_secs`.
 
-    Shared by all sessions of one master, which add and change their own row; read by status. Not shared by threads.
+    Shared by all sessions of one master, which add and change their own row; read by status. Not shared by
+    threads.
     """
 
     def __init__(self) -> None:

@@ -2,13 +2,13 @@
 
 Which greenlet does what:
 
-- *link*: waits until the next attempt is due, connects, reads frames and does the work they bring on this node's data
-  before it reads on. It owns the other one and the snapshot that is being received.
-- *sender*, one a connection: acks, signs of life and farewells; the only one that writes. It is woken by the link, and
-  by the database whenever operations have become durable.
+- *link*: waits until the next attempt is due, connects, reads frames and does the work they bring on this
+  node's data before it reads on. It owns the other one and the snapshot that is being received.
+- *sender*, one a connection: acks, signs of life and farewells; the only one that writes. It is woken by the
+  link, and by the database whenever operations have become durable.
 
-What takes long (writing a snapshot's files, verifying, going back) runs in native threads, so this node goes on
-serving reads. The link ends only by `stop`, or by a failure of the node itself, which ends the process.
+What takes long (writing a snapshot's files, verifying, going back) runs in native threads, so this node goes
+on serving reads. The link ends only by `stop`, or by a failure of the node itself, which ends the process.
 """
 
 from __future__ import annotations
@@ -230,7 +230,10 @@ class ReplicaClient:
             )
 
     def _send_all(self, connection: Connection) -> None:
-        """Until the link has closed. A connection that cannot be written is closed, which ends the receiver."""
+        """Until the link has closed.
+
+        A connection that cannot be written is closed, which ends the receiver.
+        """
         link = self.link
         try:
             while True:

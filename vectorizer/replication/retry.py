@@ -1,7 +1,8 @@
 """When a replica tries its master again, and when it no longer does.
 
-At once after a link that worked, then with growing pauses that differ from node to node. What cannot be applied is
-tried again by a full sync, but not for ever: after the third failure in a row an operator must act.
+At once after a link that worked, then with growing pauses that differ from node to node. What cannot be
+applied is tried again by a full sync, but not for ever: after the third failure in a row an operator must
+act.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ UNFIT = ("apply_failed", "operation_unknown")
 
 @dataclass(slots=True)
 class Retry:
-    """`at` is when to try next (monotonic seconds), None = not before somebody says so or while a link stands."""
+    """`at` is when to try next (monotonic seconds), None = not before somebody says so or while a link
+    stands.
+    """
 
     at: float | None = None
     attempts: int = 0  # since the last success
@@ -33,7 +36,8 @@ class Retry:
         self.attempts = 0
 
     def after(self, now: float, interval_secs: float, chance: float, *, patient: bool, never: bool) -> None:
-        """An attempt, or a link, has ended. The pause doubles up to the interval; `chance` in [0, 1) spreads it.
+        """An attempt, or a link, has ended. The pause doubles up to the interval; `chance` in [0, 1) spreads
+        it.
 
         `patient` waits for about the whole interval at once: trying sooner would not help.
         """

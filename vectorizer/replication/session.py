@@ -1,31 +1,38 @@
-"""The master's side of one replica, without sockets or clocks: what it hears, and what is to be done about it.
+"""The master's side of one replica, without sockets or clocks: what it hears, what is to be done.
 
 House rules
 -----------
-1. states.SESSION_LEGAL is the machine: a message that is not listed under the present state closes the link (`illegal_message`).
-2. Everything leaves through `ready`, in order. Whoever drives a session tells it what happened (`receive`, `sent`,
-   `journal_read`, `snapshot_captured`, `chunk_read`, `fail`, `close`, at last `closed`) and then calls `ready` until
-   it returns nothing, carrying out what it returned, in order. None of these raises for anything a peer can do.
-3. Nothing is queued here. What a replica still needs is a cursor into the shared log (`progress.sent_offset`) or into
-   the snapshot's files, and it moves only when `ready` hands bytes over. A driver that waits in `send` waits with it.
+1. states.SESSION_LEGAL is the machine: a message that is not listed under the present state closes the link
+   (`illegal_message`).
+2. Everything leaves through `ready`, in order. Whoever drives a session tells it what happened (`receive`,
+   `sent`, `journal_read`, `snapshot_captured`, `chunk_read`, `fail`, `close`, at last `closed`) and then
+   calls `ready` until it returns nothing, carrying out what it returned, in order. None of these raises for
+   anything a peer can do.
+3. Nothing is queued here. What a replica still needs is a cursor into the shared log (`progress.sent_offset`)
+   or into the snapshot's files, and it moves only when `ready` hands bytes over. A driver that waits in
+   `send` waits with it.
 
 Theory
 ------
-    HELLO -hello-> (CHECKING) -+- partial: welcome -------------------------------------------------> STREAMING
-                               +- full: welcome -> OFFERED -accept-> CAPTURING -> SENDING -> COMPLETING -> INSTALLING -ack-^
+    HELLO -hello-> (CHECKING) -+- partial: welcome ---------------------------> STREAMING
+                               +- full: welcome -> OFFERED -accept-> CAPTURING      ^
+                               |        -> SENDING -> COMPLETING -> INSTALLING -ack-+
                                +- refuse -> CLOSING -> CLOSED
-CHECKING reads the operation at the replica's offset from the journal, where memory has it no more, so that its checksum
-can be compared. A replica that went back to an older state of its own (see link.py) says hello again while OFFERED.
-During a full sync `received` says that the replica lives; an ack is only legal once it has everything, and then means
-"installed". COMPLETING waits until this node itself holds the snapshot's offset durably.
+
+CHECKING reads the operation at the replica's offset from the journal, where memory has it no more, so that
+its checksum can be compared. A replica that went back to an older state of its own (see link.py) says hello
+again while OFFERED. During a full sync `received` says that the replica lives; an ack is only legal once it
+has everything, and then means "installed". COMPLETING waits until this node itself holds the snapshot's
+offset durably.
 
 Caveats
 -------
-`now` is monotonic seconds, `now_ms` Unix milliseconds. Settings are read at each use, since an operator may change them
-on a running link. `deadline` says when `ready` is due although nothing happens; it is also due whenever the node's
-`sendable_offset` moves. A replica that streams may fall behind the window: what it needs is served as long as memory or
-journal have it, the window only bounds who may come in. The journal stays pinned after a full sync until the replica
-has been handed what it missed meanwhile, else a full sync under load would end in the next one.
+`now` is monotonic seconds, `now_ms` Unix milliseconds. Settings are read at each use, since an operator may
+change them on a running link. `deadline` says when `ready` is due although nothing happens; it is also due
+whenever the node's `sendable_offset` moves. A replica that streams may fall behind the window: what it needs
+is served as long as memory or journal have it, the window only bounds who may come in. The journal stays
+pinned after a full sync until the replica has been handed what it missed meanwhile, else a full sync under
+load would end in the next one.
 """
 
 from __future__ import annotations
@@ -92,7 +99,7 @@ class MasterSession:
     def __post_init__(self) -> None:
         self._heard_at = self.opened_at
 
-    # -- what happens to the session ------------------------------------------------------------------------------------
+    # -- what happens to the session -----------------------------------------------------------------
 
     def receive(
         self, message: messages.Message | messages.OperationFrame, now: float, now_ms: int, size: int = 0
@@ -129,7 +136,7 @@ class MasterSession:
     def snapshot_captured(
         self, offset: int, manifest: Mapping[str, Any], files: Sequence[messages.FileEntry], now: float
     ) -> None:
-        """Answer to CaptureSnapshot: the files that have to travel, in this order. `offset` is the snapshot's."""
+        """Answer to CaptureSnapshot: the snapshot's offset, and the files that travel, in this order."""
         self._reading = False
         if self.state is not SessionState.CAPTURING:
             return
@@ -173,7 +180,7 @@ class MasterSession:
         if self.progress is not None:
             self.table.detach(self.progress, self.close_reason, now)
 
-    # -- what the session wants -----------------------------------------------------------------------------------------
+    # -- what the session wants ----------------------------------------------------------------------
 
     def ready(self, now: float, now_ms: int) -> list[SessionIntention]:
         """What to do now, in order; nothing = wait for news or for `deadline`."""
@@ -208,10 +215,10 @@ class MasterSession:
         return self._heard_at + replication.replica_timeout_secs
 
     def caught_up(self) -> bool:
-        """Whether the replica has applied everything there is: the master may leave without leaving it behind."""
+        """Whether the replica has applied everything there is."""
         return self.state is SessionState.STREAMING and self._row().acked_applied >= self.node.offset
 
-    # -- messages, by SESSION_LEGAL ---------------------------------------------------------------------------------------------
+    # -- messages, by SESSION_LEGAL ------------------------------------------------------------------
 
     def _hello(self, hello: messages.Hello, now: float, now_ms: int) -> None:
         self._hellos += 1
@@ -270,7 +277,7 @@ class MasterSession:
         self._end(refuse.reason, refuse.message, None, now)
         self._report("replica_refuses", warning=True, reason=refuse.reason, message=refuse.message)
 
-    # -- the decision ---------------------------------------------------------------------------------------------------
+    # -- the decision --------------------------------------------------------------------------------
 
     def _answer(self, journal_checksum: int | None, now: float, now_ms: int) -> None:
         assert self.hello is not None
@@ -333,7 +340,7 @@ class MasterSession:
         self._end(refuse.reason, refuse.message, refuse, now)
         self._report("replica_refused", warning=True, reason=refuse.reason, message=refuse.message)
 
-    # -- producing ------------------------------------------------------------------------------------------------------
+    # -- producing -----------------------------------------------------------------------------------
 
     def _produce(self, now: float, now_ms: int) -> None:
         """Fill the outbox with the next thing there is to send, if there is."""
@@ -387,7 +394,7 @@ class MasterSession:
             return
         largest = max(map(len, frames), default=0)
         if largest > self.hello.frame_bytes_max:
-            # As one frame the replica cannot take it; a snapshot beyond this operation travels in small pieces.
+            # A snapshot beyond this operation travels in small pieces.
             text = (
                 f"an operation of {largest} bytes is over the replica's limit of {self.hello.frame_bytes_max}"
             )
@@ -399,7 +406,7 @@ class MasterSession:
         else:
             self._patience_until = now + JOURNAL_PATIENCE_SECS
 
-    # -- small steps ----------------------------------------------------------------------------------------------------
+    # -- small steps ---------------------------------------------------------------------------------
 
     def _stream(self, offset: int, durable: int, now_ms: int) -> None:
         progress = self._row()

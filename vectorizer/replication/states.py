@@ -1,7 +1,7 @@
 """The two state machines of a replication link, as tables: (state, message) -> method of the machine.
 
-What is missing is illegal and closes the link with `illegal_message`. The pictures in docs/PROTOCOL.md are printed
-from these tables by `as_markdown`, and a test holds the document to them.
+What is missing is illegal and closes the link with `illegal_message`. The pictures in docs/PROTOCOL.md are
+printed from these tables by `as_markdown`, and a test holds the document to them.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 Nothing here is remembered. Old fields of the requirements and new ones stand side by side, all of them true:
 
-- A replica is `Disconnected` at once when its link is gone, and in any case after 60 s without a word; `Syncing` while
-  a full sync runs; `Lagging` when its lag is over 1,000 ms; else `Connected`.
+- A replica is `Disconnected` at once when its link is gone, and in any case after 60 s without a word;
+  `Syncing` while a full sync runs; `Lagging` when its lag is over 1,000 ms; else `Connected`.
 - `lag_ms`, `lag_operations` and `operations_pending` of a master are those of its slowest connected replica.
-- `operations_synced` (and `total_replicated`) count the operations of the history that a replica has confirmed,
-  whether they came one by one or in a snapshot.
+- `operations_synced` (and `total_replicated`) count the operations of the history that a replica has
+  confirmed, whether they came one by one or in a snapshot.
 - `bytes_sent` and `bytes_received` count replication traffic since this node took its role.
 """
 
@@ -30,7 +30,10 @@ SILENT_SECS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class StatusView:
-    """A node at one moment: `table` where it is master, `link` where it is a replica, both None where it is alone."""
+    """A node at one moment:
+
+    `table` where it is master, `link` where it is a replica, both None where it is alone.
+    """
 
     node: Node
     table: ReplicaTable | None

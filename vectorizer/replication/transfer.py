@@ -68,7 +68,10 @@ class Transfer:
 
 @dataclass(slots=True)
 class Receipt:
-    """The replica's cursor into a snapshot that is coming: chunks must follow each other without gap or overlap."""
+    """The replica's cursor into a snapshot that is coming:
+
+    chunks must follow each other without gap or overlap.
+    """
 
     snapshot: Snapshot
     number: int = 0  # of the file that is coming
