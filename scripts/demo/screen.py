@@ -17,42 +17,41 @@ TABLE_SECS = 1.0
 LINE_SECS = 10.0
 
 
-def facts(url: str) -> dict[str, Any]:
-    """What one node says of itself; {"error": …} while it does not answer."""
+def ask(url: str) -> dict[str, Any] | None:
+    """A node's answer, None while it has none: it is busy, or syncing its first data."""
     try:
-        return {
-            "replication": call(f"{url}/replication/status", timeout_secs=2.0),
-            "collections": call(f"{url}/collections", timeout_secs=2.0)["collections"],
-        }
-    except NodeError as error:
-        return {"error": str(error)}
+        answer: dict[str, Any] = call(url, timeout_secs=2.0)
+    except NodeError:
+        return None
+    return answer
 
 
-def replica_row(known: dict[str, Any]) -> tuple[str, str, str]:
-    """(state, lag in operations, lag in ms) as a replica tells them."""
-    stats = known["replication"]["stats"]
-    state = "linked" if stats.get("connected") else "not linked"
-    return state, str(stats["lag_operations"]), str(stats["lag_ms"])
-
-
-def row(name: str, url: str, known: dict[str, Any]) -> list[str]:
+def row(name: str, url: str) -> list[str]:
     """The cells of one node."""
-    if "error" in known:
+    status = ask(f"{url}/replication/status")
+    if status is None:
         return [name, url, "-", "does not answer", "-", "-", "-", "-"]
-    role = known["replication"]["role"]
-    stats = known["replication"].get("stats") or {}
-    vectors = sum(collection["vector_count"] for collection in known["collections"])
-    if role == "Replica":
-        state, operations, milliseconds = replica_row(known)
-        offset = stats["replica_offset"]
-    else:
-        state, operations, milliseconds = f"{stats.get('connected_replicas', 0)} replicas", "-", "-"
-        offset = stats.get("master_offset", 0)
-    return [name, url, role, state, f"{vectors:,}", f"{offset:,}", operations, milliseconds]
+    stats, link = status["stats"], status["link"]
+    held = ask(f"{url}/collections")
+    vectors = "-" if held is None else f"{sum(row['vector_count'] for row in held['collections']):,}"
+    offset = f"{status['offset']:,}"
+    if link is None:
+        return [
+            name,
+            url,
+            status["role"],
+            f"{stats['connected_replicas']} replicas",
+            vectors,
+            offset,
+            "-",
+            "-",
+        ]
+    lag = [str(stats["lag_operations"]), str(stats["lag_ms"])]
+    return [name, url, status["role"], link["state"], vectors, offset, *lag]
 
 
 def rows(cluster: Cluster) -> list[list[str]]:
-    return [row(name, url, facts(url)) for name, url in cluster.plan.urls.items()]
+    return [row(name, url) for name, url in cluster.plan.urls.items()]
 
 
 def table(cluster: Cluster) -> Table:
