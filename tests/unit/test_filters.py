@@ -154,7 +154,7 @@ FILTERS = st.dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(FILTERS, st.lists(PAYLOADS, max_size=6), st.booleans())
 def test_a_filter_decides_as_the_naive_evaluator(
     filter_: dict[str, Any], payloads: list[dict[str, Any] | None], sealed: bool

@@ -49,7 +49,8 @@ class RestApp:
             *SearchRoutes(database).routes(),
             *ReplicationRoutes(control).routes(),
         ]
-        self._bottle = bottle.Bottle(catchall=False)
+        self._bottle = bottle.Bottle()
+        self._bottle.catchall = False
         self._bottle.default_error_handler = _unknown_path
         for route in self.routes:
             self._bottle.route(route.path, route.method, self._callback(route))
