@@ -102,7 +102,7 @@ def examine(node: Upstream, greeting: Hello) -> Refuse | NeedsChecksum | None:
 
 
 def answer(node: Upstream, greeting: Hello, journal_checksum: int | None) -> Decision | Refuse:
-    """The decision. `journal_checksum`: of the operation at the replica's offset, if the journal was asked."""
+    """The decision. `journal_checksum`: of the frame at the replica's offset, if the journal was asked."""
     held = node.checksum_at(greeting.offset)
     decision = decide(
         node.position,

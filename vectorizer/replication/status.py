@@ -30,10 +30,7 @@ SILENT_SECS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class StatusView:
-    """A node at one moment:
-
-    `table` where it is master, `link` where it is a replica, both None where it is alone.
-    """
+    """A node at one moment; `table` if it is a master, `link` if it is a replica, neither if alone."""
 
     node: Node
     table: ReplicaTable | None

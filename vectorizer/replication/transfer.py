@@ -68,10 +68,7 @@ class Transfer:
 
 @dataclass(slots=True)
 class Receipt:
-    """The replica's cursor into a snapshot that is coming:
-
-    chunks must follow each other without gap or overlap.
-    """
+    """The replica's cursor into a snapshot that is coming: no gap, no overlap."""
 
     snapshot: Snapshot
     number: int = 0  # of the file that is coming

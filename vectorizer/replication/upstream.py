@@ -57,10 +57,7 @@ class MasterFacts:
             self.streams = False
 
     def lag_ms(self, own_offset: int, now: float) -> int:
-        """How old this node's data is, in milliseconds;
-
-        0 while it streams and has everything that is known of.
-        """
+        """Age of this node's data in milliseconds; 0 while it streams and has all that is known of."""
         if not self.streams:
             return self.lag_told_ms + max(0, round((now - self.aging_since) * 1000))
         if own_offset >= self.offset:
