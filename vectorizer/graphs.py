@@ -8,7 +8,6 @@ that started it.
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -141,7 +140,6 @@ class GraphBuilder:
             *("--metric", config.metric, "--m", str(config.hnsw_m)),
             *("--ef-construction", str(config.ef_construction)),
             *("--threads", str(index.builder_threads), "--niceness", str(index.builder_niceness)),
-            *("--parent", str(os.getpid())),
         ]
         self._child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

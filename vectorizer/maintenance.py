@@ -79,11 +79,10 @@ class Maintenance:
             self._wake.wait(POLL_SECS)
             self._wake.clear()
             try:
-                with self._database.maintenance_lock:
-                    while self._work():
-                        pass
-                    if self._checkpoint_due():
-                        self.checkpoint()
+                while self._work():
+                    gevent.sleep(0)  # a full sync that waits for the lock gets it between two pieces of work
+                if self._checkpoint_due():
+                    self.checkpoint()
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     self._database.fail(NodeFailure(f"background work failed: {error}"))
@@ -94,14 +93,15 @@ class Maintenance:
     def _work(self) -> bool:
         """Do one piece of work; whether there was any."""
         database = self._database
-        node = database.node
-        job = sealing.next_seal(database.directory, node.generation, node.store) or merging.next_merge(
-            database.directory, node.generation, node.store
-        )
-        if job is None:
-            return self._plan_merge()
-        database.run_work(job.run)
-        job.finish(node.store)
+        with database.maintenance_lock:
+            node = database.node
+            job = sealing.next_seal(database.directory, node.generation, node.store) or merging.next_merge(
+                database.directory, node.generation, node.store
+            )
+            if job is None:
+                return self._plan_merge()
+            database.run_work(job.run)
+            job.finish(node.store)
         self.segments_changed()
         self._graphs.wake()
         log.debug(f"{job.kind}_done", collection=job.collection.config.name)

@@ -22,7 +22,7 @@ from vectorizer import logs
 from vectorizer.address import parse_address
 from vectorizer.config import Settings, Source
 from vectorizer.database import Database, node_limits
-from vectorizer.errors import ConfigurationError, RequestError, conflict, validation
+from vectorizer.errors import ConfigurationError, RequestError, conflict, insufficient_storage, validation
 from vectorizer.maintenance import Maintenance
 from vectorizer.node import Role
 from vectorizer.replication.master import MasterServer, bind
@@ -170,6 +170,10 @@ class Roles:
             self._database.committed()
             self._database.flush()
             self._store(settings)
+        except RequestError:
+            node.role = old  # the mastership in the history stays empty, which changes nothing
+            self._follow(force=False)
+            raise
         finally:
             node.fence(None)
         log.info("promoted", role=new.value, **node.describe())
@@ -193,7 +197,12 @@ class Roles:
         self._follow(force)
 
     def _store(self, settings: Settings) -> None:
-        self._maintenance.store_settings(settings.stored())
+        try:
+            self._maintenance.store_settings(settings.stored())
+        except OSError as error:
+            raise insufficient_storage(
+                f"the settings cannot be stored: {error}; nothing was changed"
+            ) from error
         self._database.settings = settings
 
     def _listen(self, listener: socket.socket) -> None:
