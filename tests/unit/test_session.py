@@ -58,7 +58,7 @@ def session_of(node: TwinNode, table: ReplicaTable | None = None, **settings: ob
 
 def hello_of(node: TwinNode, **fields: object) -> Hello:
     hello = Hello(
-        1, node.node_id, (node.node_id,), node.history, node.offset, None, node.offset > 0, 1 << 20, "", 0
+        1, node.node_id, (node.node_id,), node.history, node.offset, None, node.offset > 0, 1 << 24, "", 0
     )
     return replace(hello, **fields)  # type: ignore[arg-type]
 
