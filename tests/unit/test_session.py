@@ -368,7 +368,8 @@ def test_a_snapshot_is_paced_by_what_was_received() -> None:
     assert sum(len(chunk.data) for chunk in chunks if isinstance(chunk, Chunk)) == UNACKNOWLEDGED_BYTES_MAX
     assert session.progress is not None and session.progress.sync is not None
     assert session.progress.sync.bytes_sent == UNACKNOWLEDGED_BYTES_MAX
-    tell(session, Received(1 << 20))
+    session.receive(Received(1 << 20), NOW, START_MS)
+    assert len(said(feed(session, node), Chunk)) == 1
     assert session.state is SessionState.SENDING
     session.receive(Received(8 << 20), NOW, START_MS)
     wanted = feed(session, node)
