@@ -1,7 +1,8 @@
 """One number for everything a view holds, whatever the order and the chunks in which it lies.
 
-The sum modulo 2^128 of XXH3-128 over each live row: id, vector bytes (little-endian float32) and canonical payload,
-each of id and payload preceded by its length (u32, little-endian). Equal on nodes that hold the same rows.
+The sum modulo 2^128 of XXH3-128 over each live row: id, vector bytes (little-endian float32) and canonical
+payload, each of id and payload preceded by its length (u32, little-endian). Equal on nodes that hold the same
+rows.
 """
 
 from __future__ import annotations

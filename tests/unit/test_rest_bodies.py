@@ -106,6 +106,11 @@ def test_what_is_not_a_document(kind: str, body: bytes, sentence: str) -> None:
     assert sentence in caught.value.message
 
 
+def test_number_of_containers_is_bounded() -> None:
+    with pytest.raises(RequestError, match="the body has 300001 lists and objects, the limit is 300000"):
+        decode_body(JSON, b"[" + b"[]," * 299_999 + b"{}]", nothing)
+
+
 def test_depth() -> None:
     def nested(levels: int) -> Any:
         value: Any = 1
@@ -205,7 +210,7 @@ def test_a_long_list_is_parsed_with_breaths() -> None:
 
 
 def test_a_list_that_cannot_be_sliced_is_parsed_as_a_whole() -> None:
-    items = [{"a": [{"b": index}, {"c": 1}] * 50_000} for index in range(3)]
+    items = [{"a": [{"b": index}, {"c": "x" * 20}] * 25_000} for index in range(3)]
     body = orjson.dumps({"vectors": items})
     assert len(body) > 4 * SLICE_BYTES
     assert decode_body(JSON, body, nothing, "vectors") == {"vectors": items}

@@ -24,6 +24,10 @@ BSON = "application/bson"
 READ_BYTES = 256 * 1024
 SLICE_BYTES = 512 * 1024
 """Size of the slices in which a large JSON list is parsed: about 4 ms each."""
+CONTAINERS_MAX = 300_000
+"""Brackets in a JSON body: a parser makes millions of small objects of a few megabytes, and holds the
+loop.
+"""
 SPLIT_TRIES = 64
 """Commas tried in vain as ends of slices before a body is parsed as a whole."""
 
@@ -81,6 +85,12 @@ def decode_body(kind: str, body: bytes, breathe: Breathe, list_key: str | None =
             return codec.decode(body)
         except codec.CodecError as error:
             raise validation(f"the body is not valid BSON: {error}") from error
+    containers = body.count(b"[") + body.count(b"{")
+    if containers > CONTAINERS_MAX:
+        raise validation(
+            f"the body has {containers} lists and objects, the limit is {CONTAINERS_MAX}",
+            limit=CONTAINERS_MAX,
+        )
     if list_key is not None and len(body) > 2 * SLICE_BYTES:
         items = _list_in_slices(body, list_key, breathe)
         if items is not None:

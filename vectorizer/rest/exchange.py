@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import gevent
 import numpy as np
 
+from vectorizer.breathing import Breather
 from vectorizer.database import WriteResult
 from vectorizer.operations import Vectors
 from vectorizer.rest.bodies import BSON, BodyLimits, check_depth, decode_body, read_body, wants_bson
@@ -18,9 +17,6 @@ from vectorizer.rest.schema import Table
 
 OFFSET_HEADER = "X-Replication-Offset"
 ID_HEADER = "X-Replication-Id"
-HELD_SECS = 0.005
-"""How long a request may compute before it lets others run."""
-
 NO_QUERY = Table("NoQuery", {})
 
 
@@ -51,20 +47,6 @@ class Route:
     """Reads and writes BSON too."""
     writes: bool = False
     """Changes data: refused by a replica before anything else is looked at."""
-
-
-class Breather:
-    """Lets other greenlets run when the caller has computed for a while; cheap to call often."""
-
-    __slots__ = ("_since",)
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    def __call__(self) -> None:
-        if time.perf_counter() - self._since > HELD_SECS:
-            gevent.sleep(0)
-            self._since = time.perf_counter()
 
 
 class Request:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vectorizer import codec
+from vectorizer.breathing import Breather
 from vectorizer.database import Database, WriteResult
 from vectorizer.errors import conflict, not_found, validation
 from vectorizer.filters import Filter, parse_filter
 from vectorizer.operations import Delete, Rows, Upsert, Vectors
 from vectorizer.rest.bodies import encode_json
-from vectorizer.rest.exchange import Answer, Breather, Request, Route, written
+from vectorizer.rest.exchange import Answer, Request, Route, written
 from vectorizer.rest.rows import (
     PAYLOAD,
     VECTOR,
@@ -29,7 +32,7 @@ from vectorizer.rest.rows import (
     rows_of_items,
 )
 from vectorizer.rest.schema import Field, Integer, Items, Raw, Table, Text
-from vectorizer.storage.chunk import LIVE, Chunk, ChunkView, View, hash_ids
+from vectorizer.storage.chunk import LIVE, Chunk, View, hash_ids
 from vectorizer.storage.collection import Collection, Cursor, cursor_of, page
 
 PAGE_LIMIT = 100
@@ -280,20 +283,28 @@ def _read_cursor(text: str) -> Cursor:
     return int(hash_ids([id_])[0]), id_
 
 
-Found = list[tuple[ChunkView, list[int]]]
-"""Live rows that a filter matched, by chunk."""
+@dataclass(frozen=True)
+class Found:
+    """Rows of one chunk that a filter matched when it was asked."""
+
+    chunk: Chunk
+    rows: npt.NDArray[np.intp]
+    ids: list[bytes]
 
 
-def _matching(view: View, parsed: Filter, breathe: Breather) -> Found:
-    found: Found = []
+def _matching(view: View, parsed: Filter, breathe: Breather) -> list[Found]:
+    found: list[Found] = []
     for chunk_view in view.chunks:
-        mask = parsed.matching(chunk_view, breathe) & chunk_view.live
-        found.append((chunk_view, np.flatnonzero(mask).tolist()))
-        breathe()
+        rows = np.flatnonzero(parsed.matching(chunk_view, breathe) & chunk_view.live)
+        ids: list[bytes] = []
+        for start in range(0, len(rows), PAGE_STEP):
+            ids.extend(map(chunk_view.chunk.id_at, rows[start : start + PAGE_STEP].tolist()))
+            breathe()
+        found.append(Found(chunk_view.chunk, rows, ids))
     return found
 
 
-def _unchanged(collection: Collection, parsed: Filter, found: Found) -> list[bytes]:
+def _unchanged(collection: Collection, parsed: Filter, found: Sequence[Found]) -> list[bytes]:
     """Ids of the rows that are still as the filter saw them, or match it again; one moment, no breath.
 
     A row that is alive in a chunk that is still there is unchanged. Where the chunk was merged away, or the
@@ -301,15 +312,15 @@ def _unchanged(collection: Collection, parsed: Filter, found: Found) -> list[byt
     """
     current = {id(chunk) for chunk in collection.chunks}
     ids: list[bytes] = []
-    for view, rows in found:
-        chunk = view.chunk
-        alive = chunk.deleted_at[rows] == LIVE
-        if id(chunk) in current and bool(alive.all()):
-            ids.extend(map(chunk.id_at, rows))
+    for part in found:
+        alive = part.chunk.deleted_at[part.rows] == LIVE
+        if id(part.chunk) not in current:
+            alive[:] = False
+        if alive.all():
+            ids.extend(part.ids)
             continue
-        for row, lives in zip(rows, alive.tolist(), strict=True):
-            id_ = chunk.id_at(row)
-            if id(chunk) in current and lives:
+        for id_, lives in zip(part.ids, alive.tolist(), strict=True):
+            if lives:
                 ids.append(id_)
                 continue
             now = collection.locate(id_)
