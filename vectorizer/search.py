@@ -1,9 +1,9 @@
 """Search: the best rows of a view, merged over its chunks.
 
 Each chunk is searched in the cheapest way that keeps the promise: by its graph, where the calibration says
-that this reaches the collection's recall for less than a scan costs, exactly otherwise. Whatever way, rows
-are only *offered* with bounds of their keys; one selection a query keeps those that can be among the best of
-all chunks, and these few are scored exactly. So a row's score never depends on where it lies or how it was
+that this reaches the collection's recall for less than a scan costs, exactly otherwise. Rows that a graph
+finds are scored exactly at once; rows that a scan sees are kept only if the bounds of their keys allow them
+among the best, and scored exactly at the end. So a row's score never depends on where it lies or how it was
 found.
 """
 
@@ -12,19 +12,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from vectorizer.errors import validation
 from vectorizer.index import flat
-from vectorizer.index.flat import Mask, Queries, RowNumbers, Selection
+from vectorizer.index.flat import Block, Mask, Queries, RowNumbers, Scores, Selection
 from vectorizer.operations import Vectors
 from vectorizer.storage.chunk import Chunk, ChunkView, View
 
 if TYPE_CHECKING:
-    from vectorizer.index.hnsw import Graph
+    from vectorizer.index.hnsw import Found, Graph
 
 Matching = Callable[[ChunkView], Mask | None]
 """The rows of a chunk that a filter lets through, (rows,) bool, or None for all."""
@@ -48,8 +49,7 @@ FIXED_COST_US = 40
 """Everything around the search of a chunk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A found row. ``score``: cosine similarity, dot product, or euclidean distance."""
 
     id: bytes
@@ -60,9 +60,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How one chunk is searched: by its graph with ``ef`` for ``want`` neighbours, or exactly (``graph`` is
-    None).
-    """
+    """How one chunk is searched: by its graph with ``ef`` for ``want`` neighbours, or exactly (no graph)."""
 
     cost_us: float
     """Of one query."""
@@ -90,26 +88,18 @@ def search(
         raise validation(f"queries of shape {queries.shape} do not fit dimension {view.config.dimension}")
     if limit < 1:
         raise validation(f"limit is {limit}, it must be at least 1")
-    masks = None if matching is None else [matching(chunk_view) for chunk_view in view.chunks]
+    targets = _targets(view, matching)
     hits: list[list[Hit]] = []
     for start in range(0, len(queries), BATCH_QUERIES_MAX):
-        group = Queries(view.config.metric, queries[start : start + BATCH_QUERIES_MAX])
-        selections = [Selection(limit) for _ in range(len(group))]
-        base = 0
-        for number, chunk_view in enumerate(view.chunks):
-            if chunk_view.rows:
-                mask = None if masks is None else masks[number]
-                _offer_chunk(view, chunk_view, group, base, selections, limit, ef, mask)
-            base += chunk_view.rows
-        hits.extend(
-            _hits(view, group, query, selections[query], limit, threshold) for query in range(len(group))
-        )
+        group = _Group(view, targets, queries[start : start + BATCH_QUERIES_MAX], limit, ef)
+        hits.extend(group.hits(query, threshold) for query in range(len(group.queries)))
     return hits
 
 
 def estimated_cost_us(view: View, n_queries: int, limit: int, ef: int | None = None) -> float:
-    """About how many microseconds such a search takes without a filter: above 1,000 it belongs in a native
-    thread.
+    """About how many microseconds such a search takes without a filter, by one thread.
+
+    Above 1,000 it belongs in a native thread, not on the event loop.
     """
     batch = n_queries >= BATCH_QUERIES_MIN
     ways = (_way(view, chunk_view, limit, ef, batch, chunk_view.rows) for chunk_view in view.chunks)
@@ -124,11 +114,13 @@ def _way(view: View, chunk_view: ChunkView, limit: int, ef: int | None, batch: b
         return _Way(rows * chunk.vectors.shape[1] / SCAN_COMPONENTS_PER_US)
     calibration = graph.calibration
     exact_us = calibration.batch_scan_us if batch else calibration.scan_us
-    exact_us = min(exact_us, exact_us * GATHER_COST * matched / rows)
-    # Of w neighbours w * matched/rows are expected to match; half as many more, so that mostly one query is
-    # enough.
-    neighbours = limit if matched == rows else ceil(1.5 * limit * rows / max(1, matched))
-    chosen = calibration.choose(view.config.recall, neighbours, batch) if ef is None else max(ef, neighbours)
+    neighbours = limit
+    if matched < rows:
+        exact_us = min(exact_us, exact_us * GATHER_COST * matched / rows)
+        # Of w neighbours w * matched/rows are expected to match; half as many more, so that mostly one query
+        # is enough.
+        neighbours = ceil(1.5 * limit * rows / matched)
+    chosen = calibration.choose(view.config.recall, neighbours) if ef is None else max(ef, neighbours)
     if chosen is None:
         return _Way(exact_us)
     query_us = calibration.query_us(chosen)
@@ -137,129 +129,173 @@ def _way(view: View, chunk_view: ChunkView, limit: int, ef: int | None, batch: b
     return _Way(query_us, graph, min(neighbours + SPARE_NEIGHBOURS, max(neighbours, chosen)), chosen)
 
 
-def _offer_chunk(
-    view: View,
-    chunk_view: ChunkView,
-    queries: Queries,
-    base: int,
-    selections: list[Selection],
-    limit: int,
-    ef: int | None,
-    mask: Mask | None,
-) -> None:
-    """Offer a chunk's rows, or enough of them, to each query's selection."""
-    rows: RowNumbers | None = None
-    matched = chunk_view.rows
-    if mask is not None:
-        rows = np.flatnonzero(mask & chunk_view.live)
-        matched = rows.size
-        if not matched:
+class _Target:
+    """A chunk to be searched: its rows are numbered from ``base``; those that match a filter are masked and
+    listed.
+    """
+
+    __slots__ = ("base", "chunk_view", "mask", "matching")
+
+    def __init__(self, chunk_view: ChunkView, base: int, mask: Mask | None) -> None:
+        self.chunk_view = chunk_view
+        self.base = base
+        self.mask = mask
+        self.matching: RowNumbers | None = None if mask is None else np.flatnonzero(mask & chunk_view.live)
+
+    @property
+    def matched(self) -> int:
+        """How many rows can be found at most."""
+        return self.chunk_view.rows if self.matching is None else self.matching.size
+
+    def alive(self, rows: npt.NDArray[np.integer[Any]]) -> Mask:
+        """Which of these rows are live and match."""
+        living: Mask = self.chunk_view.chunk.deleted_at[rows] > self.chunk_view.offset
+        return living if self.mask is None else living & self.mask[rows]
+
+
+def _targets(view: View, matching: Matching | None) -> list[_Target]:
+    targets, base = [], 0
+    for chunk_view in view.chunks:
+        if chunk_view.rows:
+            targets.append(_Target(chunk_view, base, None if matching is None else matching(chunk_view)))
+        base += chunk_view.rows
+    return [target for target in targets if target.matched]
+
+
+class _Group:
+    """A few queries on their way through the chunks.
+
+    ``_ranked``: for each query the rows that are already scored exactly, by chunk. ``_selections``: those of
+    which only bounds are known. Graphs are asked first: what they find raises the floor for the scans.
+    """
+
+    def __init__(
+        self, view: View, targets: list[_Target], vectors: Vectors, limit: int, ef: int | None
+    ) -> None:
+        self.queries = Queries(view.config.metric, vectors)
+        self._targets = targets
+        self._limit = limit
+        self._selections = [Selection(limit) for _ in range(len(vectors))]
+        self._ranked: list[list[tuple[Chunk, npt.NDArray[np.integer[Any]], Scores]]] = [[] for _ in vectors]
+        batch = len(vectors) >= BATCH_QUERIES_MIN
+        scans: list[_Target] = []
+        for target in targets:
+            way = _way(view, target.chunk_view, limit, ef, batch, target.matched)
+            if way.graph is None:
+                scans.append(target)
+            else:
+                self._ask_graph(target, way, way.graph)
+        for target in scans:
+            self._scan(target)
+
+    def _scan(self, target: _Target) -> None:
+        chunk_view, base = target.chunk_view, target.base
+        if target.matching is not None and target.matched * GATHER_COST < chunk_view.rows:
+            flat.scan_rows(self.queries, chunk_view.chunk, target.matching, base, self._selections)
+        else:
+            flat.scan(self.queries, chunk_view, base, self._selections, target.mask)
+
+    def _ask_graph(self, target: _Target, way: _Way, graph: Graph) -> None:
+        """Rank what the graph finds, and the rows that are not in it; where that is too little, scan."""
+        chunk, queries = target.chunk_view.chunk, self.queries
+        if len(queries) == 1:
+            answers = [graph.query(queries.raw[0], way.want, way.ef)]
+        else:
+            answers = graph.query_batch(queries.raw, way.want, way.ef)
+        found: list[tuple[int, Found]] = []
+        for query, answer in enumerate(answers):
+            enough = self._enough(query, answer, target, way, graph)
+            if enough is None:
+                flat.scan(
+                    queries.one(query), target.chunk_view, target.base, [self._selections[query]], target.mask
+                )
+            else:
+                found.append((query, enough))
+        if found:
+            self._rank(chunk, found)
+            self._add_holdout(target, graph, [query for query, _ in found])
+
+    def _enough(self, query: int, answer: Found, target: _Target, way: _Way, graph: Graph) -> Found | None:
+        """The live rows of a graph's answer, asked for twice as many until they are enough; None: better
+        scan.
+        """
+        want, ef = way.want, way.ef
+        while True:
+            alive = target.alive(answer)
+            count = np.count_nonzero(alive)
+            if count >= self._limit:
+                return answer if count == answer.size else answer[alive]
+            want, ef = 2 * want, 2 * ef
+            if want > graph.rows or graph.calibration.query_us(ef) >= graph.calibration.scan_us:
+                return None
+            answer = graph.query(self.queries.raw[query], want, ef)
+
+    def _rank(self, chunk: Chunk, found: list[tuple[int, Found]]) -> None:
+        """Score rows exactly, those of all queries in one go, and raise the floors."""
+        if len(found) == 1:
+            [(query, rows)] = found
+            self._add(query, chunk, rows, flat.ranks(self.queries, query, chunk.vectors, rows))
             return
-    way = _way(view, chunk_view, limit, ef, len(queries) >= BATCH_QUERIES_MIN, matched)
-    if way.graph is not None:
-        _offer_graph(way, chunk_view, queries, base, selections, limit, mask)
-    elif rows is not None and matched * GATHER_COST < chunk_view.rows:
-        flat.scan_rows(queries, chunk_view.chunk, rows, base, selections)
-    else:
-        flat.scan(queries, chunk_view, base, selections, mask)
+        sizes = [rows.size for _, rows in found]
+        whose = np.repeat(np.array([query for query, _ in found]), sizes)
+        ranks = flat.ranks(self.queries, whose, chunk.vectors, np.concatenate([rows for _, rows in found]))
+        for (query, rows), part in zip(found, np.split(ranks, np.cumsum(sizes[:-1])), strict=True):
+            self._add(query, chunk, rows, part)
+
+    def _add(self, query: int, chunk: Chunk, rows: npt.NDArray[np.integer[Any]], ranks: Scores) -> None:
+        self._ranked[query].append((chunk, rows, ranks))
+        if ranks.size >= self._limit:
+            worst = float(np.partition(ranks, self._limit - 1)[self._limit - 1])
+            selection = self._selections[query]
+            selection.floor = max(selection.floor, flat.floor_of_rank(self.queries, query, worst))
+
+    def _add_holdout(self, target: _Target, graph: Graph, asked: list[int]) -> None:
+        """Rank those rows outside of the graph that may beat what it found: mostly none."""
+        chunk = target.chunk_view.chunk
+        rows, block = _holdout(chunk, graph)
+        keys = flat.Keys(self.queries, block)
+        for query in asked:
+            better = np.flatnonzero(keys.values[query] + keys.errors(query) >= self._selections[query].floor)
+            if better.size:
+                some = rows[better]
+                some = some[target.alive(some)]
+                self._add(query, chunk, some, flat.ranks(self.queries, query, chunk.vectors, some))
+
+    def hits(self, query: int, threshold: float | None) -> list[Hit]:
+        """The best rows of one query, cut by threshold and limit, in order."""
+        ranked = self._ranked[query]
+        numbers = self._selections[query].rows()
+        for target in self._targets if numbers.size else ():
+            chunk_view = target.chunk_view
+            inside = (numbers >= target.base) & (numbers < target.base + chunk_view.rows)
+            if inside.any():
+                some, chunk = numbers[inside] - target.base, chunk_view.chunk
+                ranked.append((chunk, some, flat.ranks(self.queries, query, chunk.vectors, some)))
+        if not ranked:
+            return []
+        ranks = ranked[0][2] if len(ranked) == 1 else np.concatenate([part[2] for part in ranked])
+        worst = float("inf")
+        if ranks.size > self._limit:
+            worst = float(np.partition(ranks, self._limit - 1)[self._limit - 1])
+        sign = 1.0 if self.queries.metric == "euclidean" else -1.0
+        if threshold is not None:
+            worst = min(worst, sign * threshold)
+        best: list[tuple[float, bytes, int, Chunk]] = []
+        for chunk, rows, part_ranks in ranked:
+            kept = np.flatnonzero(part_ranks <= worst)
+            for rank, row in zip(part_ranks[kept].tolist(), rows[kept].tolist(), strict=True):
+                best.append((rank, chunk.id_at(row), row, chunk))
+        best.sort(key=_RANK_AND_ID)
+        return [Hit(item, sign * rank + 0.0, chunk, row) for rank, item, row, chunk in best[: self._limit]]
 
 
-def _offer_graph(
-    way: _Way,
-    chunk_view: ChunkView,
-    queries: Queries,
-    base: int,
-    selections: list[Selection],
-    limit: int,
-    mask: Mask | None,
-) -> None:
-    """Offer what the graph finds, and the rows that are not in it; where it finds too few live rows, all
-    rows.
-    """
-    assert way.graph is not None
-    chunk = chunk_view.chunk
-    if len(queries) == 1:
-        answers = [way.graph.query(queries.raw[0], way.want, way.ef)]
-    else:
-        answers = way.graph.query_batch(queries.raw, way.want, way.ef)
-    held_rows, held_vectors, held_norms = _holdout(chunk_view, way.graph)
-    held_alive = chunk.deleted_at[held_rows] > chunk_view.offset
-    if mask is not None:
-        held_alive &= mask[held_rows]
-    held_keys = flat.Keys(queries, held_vectors, held_norms)
-    for query, selection in enumerate(selections):
-        alone = queries.one(query)
-        found = _enough(way, chunk_view, alone, answers[query], limit, mask)
-        if found is None:
-            flat.scan(alone, chunk_view, base, [selection], mask)
-            continue
-        flat.scan_rows(alone, chunk, found, base, [selection])
-        selection.offer(held_rows + base, held_keys.values[query], held_keys.errors(query), held_alive)
+_RANK_AND_ID = itemgetter(0, 1)
 
 
-def _enough(
-    way: _Way,
-    chunk_view: ChunkView,
-    query: Queries,
-    answer: npt.NDArray[np.int32],
-    limit: int,
-    mask: Mask | None,
-) -> RowNumbers | None:
-    """The live rows of a graph's answer, asked for twice as many until they are enough; None if a scan is
-    cheaper.
-    """
-    assert way.graph is not None
-    calibration = way.graph.calibration
-    want, ef = way.want, way.ef
-    while True:
-        alive = chunk_view.chunk.deleted_at[answer] > chunk_view.offset
-        if mask is not None:
-            alive &= mask[answer]
-        if np.count_nonzero(alive) >= limit:
-            return answer[alive].astype(np.int64)
-        want, ef = 2 * want, 2 * ef
-        if want >= way.graph.rows or calibration.query_us(ef) >= calibration.scan_us:
-            return None
-        answer = way.graph.query(query.raw[0], want, ef)
-
-
-def _holdout(chunk_view: ChunkView, graph: Graph) -> tuple[RowNumbers, Vectors, npt.NDArray[np.float32]]:
-    """The rows that are not in the graph, with their vectors and norms side by side (kept with the chunk: 256
-    rows).
-    """
-    cache = chunk_view.chunk.cache
-    kept = cache.get("search.holdout")
+def _holdout(chunk: Chunk, graph: Graph) -> tuple[RowNumbers, Block]:
+    """The rows that are not in the graph, side by side; 256 rows, kept with the chunk."""
+    kept = chunk.cache.get("search.holdout")
     if kept is None:
         rows = np.array(graph.calibration.holdout, np.int64)
-        kept = cache["search.holdout"] = (rows, chunk_view.chunk.vectors[rows], chunk_view.chunk.norms[rows])
-    return kept  # type: ignore[return-value]
-
-
-def _hits(
-    view: View, queries: Queries, query: int, selection: Selection, limit: int, threshold: float | None
-) -> list[Hit]:
-    """The selection's rows scored exactly, cut by threshold and limit, in order."""
-    numbers = selection.rows()
-    distances = queries.metric == "euclidean"
-    ranked: list[tuple[float, bytes, int, Chunk]] = []
-    parts: list[tuple[Chunk, RowNumbers, flat.Scores]] = []
-    base = 0
-    for chunk_view in view.chunks:
-        rows = numbers[(numbers >= base) & (numbers < base + chunk_view.rows)] - base
-        base += chunk_view.rows
-        if rows.size:
-            scores = flat.scores_of_rows(queries, query, chunk_view.chunk, rows)
-            parts.append((chunk_view.chunk, rows, scores if distances else -scores))
-    if not parts:
-        return []
-    ranks = np.concatenate([part[2] for part in parts])
-    worst = np.partition(ranks, limit - 1)[limit - 1] if ranks.size > limit else np.inf
-    if threshold is not None:
-        worst = min(worst, threshold if distances else -threshold)
-    for chunk, rows, part_ranks in parts:
-        for place in np.flatnonzero(part_ranks <= worst).tolist():
-            row = int(rows[place])
-            ranked.append((float(part_ranks[place]), chunk.id_at(row), row, chunk))
-    ranked.sort(key=lambda entry: entry[:2])
-    sign = 1.0 if distances else -1.0
-    return [Hit(item, sign * rank + 0.0, chunk, row) for rank, item, row, chunk in ranked[:limit]]
+        kept = chunk.cache["search.holdout"] = (rows, Block(chunk.vectors[rows], chunk.norms[rows]))
+    return cast(tuple[RowNumbers, Block], kept)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from vectorizer.index.build import GRAPH_FILE, build
+from vectorizer.index.hnsw import Graph
 from vectorizer.operations import CollectionConfig, Metric, Vectors
 from vectorizer.storage.chunk import LIVE, Chunk, ChunkView, View, hash_ids
-
-if TYPE_CHECKING:
-    from vectorizer.index.hnsw import Graph
 
 
 @dataclass
@@ -66,6 +65,24 @@ def chunked(
         chunks.append(ArrayChunk(ids, np.ascontiguousarray(vectors[part]), f"s{start:016d}"))
         start += size
     return chunks
+
+
+def write_segment_files(chunk: ArrayChunk, directory: Path) -> None:
+    """What the builder reads."""
+    directory.mkdir(parents=True, exist_ok=True)
+    np.save(directory / "vectors.npy", chunk.vectors)
+    np.save(directory / "norms.npy", chunk.norms)
+    np.save(directory / "order.npy", np.argsort(chunk.hashes, kind="stable").astype(np.int32))
+
+
+def with_graph(
+    chunk: ArrayChunk, directory: Path, metric: Metric, m: int = 16, ef_construction: int = 200
+) -> ArrayChunk:
+    """Build, measure and load the chunk's graph."""
+    write_segment_files(chunk, directory)
+    calibration = build(directory, metric, m, ef_construction, threads=2)
+    chunk.graph = Graph.load(directory / GRAPH_FILE, calibration, metric, chunk.vectors.shape[1])
+    return chunk
 
 
 def gaussian(rows: int, dimension: int, seed: int) -> Vectors:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.rows import ArrayChunk, chunked, clustered, gaussian
 from vectorizer.index import flat
-from vectorizer.index.flat import Keys, Queries, Selection
+from vectorizer.index.flat import Block, Keys, Queries, Selection
 from vectorizer.operations import METRICS, Metric, Vectors
 from vectorizer.storage.chunk import ChunkView
 
@@ -69,12 +69,15 @@ def test_scores_are_right_and_do_not_depend_on_the_rows_beside_them(metric: Metr
 
 
 @metrics
-def test_scores_of_many_rows_come_in_blocks_with_the_same_result(metric: Metric) -> None:
-    [chunk] = chunked(gaussian(300, 1024, 1), [300])
-    queries, rows = Queries(metric, gaussian(1, 1024, 2)), np.arange(299, -1, -1)
-    assert chunk.vectors.size > flat.EXACT_COMPONENTS_MAX
-    expected = flat.scores(queries, 0, chunk.vectors)[::-1]
-    assert flat.scores_of_rows(queries, 0, chunk, rows).tobytes() == expected.tobytes()
+def test_ranks_of_many_rows_come_in_blocks_with_the_same_result(metric: Metric) -> None:
+    vectors = gaussian(300, 1024, 1)
+    queries, rows = Queries(metric, gaussian(2, 1024, 2)), np.arange(299, -1, -1)
+    assert vectors.size > flat.EXACT_COMPONENTS_MAX
+    sign = 1.0 if metric == "euclidean" else -1.0
+    expected = [sign * flat.scores(queries, query, vectors)[::-1] for query in range(2)]
+    assert flat.ranks(queries, 1, vectors, rows).tobytes() == expected[1].tobytes()
+    each_its_own = flat.ranks(queries, rows % 2, vectors, rows)
+    assert each_its_own.tobytes() == np.where(rows % 2, expected[1], expected[0]).tobytes()
 
 
 def test_cosine_is_zero_for_a_zero_vector_and_never_outside_its_range() -> None:
@@ -96,7 +99,7 @@ def test_bounds_hold(metric: Metric, dimension: int, scale: float) -> None:
     rows[::3] *= np.float32(1000)
     [chunk] = chunked(rows, [400])
     queries = Queries(metric, gaussian(4, dimension, 4) * np.float32(scale))
-    keys = Keys(queries, chunk.vectors, chunk.norms)
+    keys = Keys(queries, Block(chunk.vectors, chunk.norms))
     wide = rows.astype(np.float64)
     for query in range(4):
         products = wide @ queries.exact[query]

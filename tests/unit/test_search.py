@@ -4,17 +4,20 @@ does not.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.rows import ArrayChunk, chunked, clustered, config_of, gaussian, view_of
+from tests.unit.rows import ArrayChunk, chunked, clustered, config_of, gaussian, view_of, with_graph
 from vectorizer.errors import RequestError
 from vectorizer.index import flat
 from vectorizer.operations import METRICS, Metric, Vectors
-from vectorizer.search import BATCH_QUERIES_MAX, Hit, estimated_cost_us, search
-from vectorizer.storage.chunk import ChunkView, View
+from vectorizer.search import BATCH_QUERIES_MAX, FIXED_COST_US, Hit, estimated_cost_us, search
+from vectorizer.storage.chunk import LIVE, ChunkView, View
 
 metrics = pytest.mark.parametrize("metric", METRICS)
 
@@ -176,3 +179,144 @@ def test_cost_grows_with_rows_and_queries() -> None:
     assert (
         estimated_cost_us(small, 1, 10) < estimated_cost_us(large, 1, 10) < estimated_cost_us(large, 50, 10)
     )
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> ArrayChunk:
+    """A sealed chunk whose graph beats the scan."""
+    [chunk] = chunked(clustered(8000, 64, 1), [8000])
+    return with_graph(chunk, tmp_path_factory.mktemp("indexed"), "cosine")
+
+
+@pytest.fixture
+def chunk(indexed: ArrayChunk) -> Iterator[ArrayChunk]:
+    """The same for one test that may delete rows."""
+    assert indexed.graph is not None and indexed.graph.calibration.choose(0.95) is not None
+    yield indexed
+    indexed.deleted_at[:] = LIVE
+
+
+def exactly(view: View, queries: Vectors, limit: int, **options: Any) -> list[list[Hit]]:
+    """The same search without graphs."""
+    chunks = [
+        ArrayChunk(part.chunk.ids, part.chunk.vectors, part.chunk.name)
+        for part in view.chunks
+        if isinstance(part.chunk, ArrayChunk)
+    ]
+    for bare, part in zip(chunks, view.chunks, strict=True):
+        bare.deleted_at = part.chunk.deleted_at
+    return search(view_of(view.config, *chunks, offset=view.offset), queries, limit, **options)
+
+
+def recall_of(found: list[list[Hit]], expected: list[list[Hit]]) -> float:
+    """Share of the expected ids that were found; scores of what was found are exact."""
+    shares = []
+    for hits, truth in zip(found, expected, strict=True):
+        scores = {hit.id: hit.score for hit in truth}
+        assert len(hits) == len(truth)
+        assert all(scores.get(hit.id, hit.score) == hit.score for hit in hits)
+        shares.append(len(scores.keys() & {hit.id for hit in hits}) / max(1, len(scores)))
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_graph_growing_rows_and_ties_are_merged(chunk: ArrayChunk, count: int) -> None:
+    """Rows outside of the graph are found exactly: those held out, and those of chunks without one."""
+    growing = ArrayChunk([b"copy-%d" % row for row in range(50)], chunk.vectors[:50].copy(), "s9")
+    view = view_of(config_of(64, "cosine"), chunk, growing)
+    assert chunk.graph is not None
+    held = np.array(chunk.graph.calibration.holdout)
+    queries = np.concatenate([chunk.vectors[held[:count]], growing.vectors])
+    found = (
+        search(view, queries, 10) if count > 1 else [search(view, query[None, :], 10)[0] for query in queries]
+    )
+    assert recall_of(found, exactly(view, queries, 10)) >= 0.95
+    for row, hits in zip(held[:count].tolist(), found, strict=False):
+        assert hits[0].id == chunk.ids[row] or b"copy" in hits[1].id
+    for row, hits in enumerate(found[count:]):
+        assert [hits[0].id, hits[1].id] == [chunk.ids[row], b"copy-%d" % row]
+
+
+@pytest.mark.parametrize("count", [1, 60])
+@pytest.mark.parametrize("dead", [0.1, 0.9, 0.999])
+def test_dead_neighbours_never_shorten_the_answer(chunk: ArrayChunk, dead: float, count: int) -> None:
+    chunk.deleted_at[np.random.default_rng(3).random(8000) < dead] = 1
+    view = view_of(config_of(64, "cosine"), chunk)
+    queries = clustered(count, 64, 1)
+    assert recall_of(search(view, queries, 10), exactly(view, queries, 10)) >= 0.9
+
+
+def test_a_whole_dead_neighbourhood(chunk: ArrayChunk) -> None:
+    """The nearest thousand are dead: the search must look further, in the end at all rows."""
+    query = chunk.vectors[:1]
+    for hit in search(view_of(config_of(64, "cosine"), chunk), query, 1000)[0]:
+        chunk.deleted_at[hit.row] = 1
+    view = view_of(config_of(64, "cosine"), chunk)
+    found = search(view, query, 10)
+    assert all(chunk.deleted_at[hit.row] == LIVE for hit in found[0])
+    assert recall_of(found, exactly(view, query, 10)) >= 0.7
+
+
+@pytest.mark.parametrize("share", [0.003, 0.02, 0.2, 0.7])
+@pytest.mark.parametrize("count", [1, 60])
+def test_filters_beside_a_graph(chunk: ArrayChunk, share: float, count: int) -> None:
+    mask = np.random.default_rng(4).random(8000) < share
+    view = view_of(config_of(64, "cosine"), chunk)
+    queries = clustered(count, 64, 1)
+    found = search(view, queries, 10, matching=lambda _: mask)
+    assert all(mask[hit.row] for hits in found for hit in hits)
+    assert recall_of(found, exactly(view, queries, 10, matching=lambda _: mask)) >= 0.9
+
+
+def test_a_filter_against_the_query(chunk: ArrayChunk) -> None:
+    """Half of the rows match, none of them near: over-fetching goes on until it finds them, or gives up and
+    scans.
+    """
+    query = chunk.vectors[:1]
+    near = search(view_of(config_of(64, "cosine"), chunk), query, 4000)[0]
+    mask = np.ones(8000, np.bool_)
+    mask[[hit.row for hit in near]] = False
+    view = view_of(config_of(64, "cosine"), chunk)
+    found = search(view, query, 10, matching=lambda _: mask)
+    assert all(mask[hit.row] for hit in found[0])
+    assert recall_of(found, exactly(view, query, 10, matching=lambda _: mask)) >= 0.7
+
+
+def test_a_limit_above_the_rows(chunk: ArrayChunk) -> None:
+    view = view_of(config_of(64, "cosine"), chunk)
+    [hits] = search(view, chunk.vectors[:1], 9000)
+    assert len(hits) == 8000
+    assert search(view, chunk.vectors[:1], 9000, ef=50)[0] == hits
+
+
+@pytest.mark.parametrize("limit", [1, 10, 30, 100])
+def test_recall_holds_for_other_limits(chunk: ArrayChunk, limit: int) -> None:
+    view = view_of(config_of(64, "cosine"), chunk)
+    queries = clustered(300, 64, 1)[100:]
+    assert recall_of(search(view, queries, limit), exactly(view, queries, limit)) >= 0.93
+
+
+def test_ef_overrides_the_choice(chunk: ArrayChunk) -> None:
+    view = view_of(config_of(64, "cosine", recall=1.0), chunk)  # a target that no graph can prove: scanned
+    queries = clustered(300, 64, 2, clusters=1, spread=1.0)
+    truth = exactly(view, queries, 10)
+    recalls = [recall_of(search(view, queries, 10, ef=ef), truth) for ef in (10, 40, 2000)]
+    assert recalls[0] < recalls[1] <= recalls[2]
+    assert recall_of(search(view, queries, 10), truth) == 1.0
+
+
+def test_cost_with_a_graph(chunk: ArrayChunk) -> None:
+    view = view_of(config_of(64, "cosine"), chunk)
+    assert chunk.graph is not None
+    cheap = estimated_cost_us(view, 1, 10)
+    assert cheap < chunk.graph.calibration.scan_us + FIXED_COST_US
+    assert estimated_cost_us(view, 1, 10, ef=2000) > cheap
+    assert estimated_cost_us(view, 100, 10) > cheap
+
+
+def test_a_view_from_before_the_chunk_was_full_ignores_its_graph(chunk: ArrayChunk) -> None:
+    view = View(config_of(64, "cosine"), 1, (ChunkView(chunk, 5000, 1),), 1)
+    queries = clustered(3, 64, 1)
+    bare = ArrayChunk(chunk.ids[:5000], chunk.vectors[:5000])
+    expected = search(view_of(view.config, bare), queries, 10)
+    assert [answers(hits) for hits in search(view, queries, 10)] == [answers(hits) for hits in expected]

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 HOLDOUT_ROWS = 256
-EF_LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+EF_LADDER = (16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048)
 """The values of ef that are measured, until recall is complete or the exact scan is cheaper."""
 NEIGHBOURS = 10
 """Recall is promised, and measured, for this many neighbours."""
-DEVIATIONS = 2.5
+DEVIATIONS = 3.0
 """A measured recall counts as this many standard errors less, because 256 queries are only a sample: a graph
 at the edge of the target is then below it in fewer than one case of a hundred.
 """
@@ -47,12 +47,13 @@ class Point:
 class Calibration:
     """Measurements of one graph.
 
-    ``graph_rows``: rows in the graph. ``holdout``: ascending numbers of the rows that are not. ``points``: by
-    rising ef. ``scan_us``: one exact search of all rows by one thread, alone; ``batch_scan_us``: the same per
-    query of a batch.
+    ``graph_rows``: rows in the graph. ``graph_bytes``: size of its file. ``holdout``: ascending numbers of
+    the rows that are not. ``points``: by rising ef. ``scan_us``: one exact search of all rows by one thread,
+    alone; ``batch_scan_us``: the same per query of a batch.
     """
 
     graph_rows: int
+    graph_bytes: int
     holdout: tuple[int, ...]
     points: tuple[Point, ...]
     scan_us: float
@@ -74,17 +75,19 @@ class Calibration:
         return None
 
     def query_us(self, ef: int) -> float:
-        """Estimated microseconds of one query of the graph: measured points joined by lines, beyond them in
-        proportion.
+        """Estimated microseconds of one query of the graph.
+
+        Measured points are joined by lines; beyond the last it grows in proportion.
         """
-        if not self.points:
-            return float("inf")
-        last = self.points[-1]
-        if ef >= last.ef:
-            return last.query_us * ef / last.ef
-        return float(
-            np.interp(ef, [point.ef for point in self.points], [point.query_us for point in self.points])
-        )
+        before: Point | None = None
+        for point in self.points:  # a handful; np.interp would take longer than the loop
+            if ef <= point.ef:
+                if before is None:
+                    return point.query_us
+                share = (ef - before.ef) / (point.ef - before.ef)
+                return before.query_us + share * (point.query_us - before.query_us)
+            before = point
+        return float("inf") if before is None else before.query_us * ef / before.ef
 
     def to_document(self) -> dict[str, Any]:
         """For graph.json."""
@@ -101,14 +104,13 @@ class Calibration:
         )
         holdout = tuple(int(row) for row in document["holdout"])
         scan_us, batch_scan_us = float(document["scan_us"]), float(document["batch_scan_us"])
-        return cls(int(document["graph_rows"]), holdout, points, scan_us, batch_scan_us)
+        rows, size = int(document["graph_rows"]), int(document["graph_bytes"])
+        return cls(rows, size, holdout, points, scan_us, batch_scan_us)
 
 
-def holdout_rows(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """The rows that stay out of the graph, ascending: those whose ids have the smallest hashes, ties by row.
+def holdout_rows(order: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """The rows that stay out of the graph, ascending. ``order``: the segment's rows by the hash of their ids.
 
-    ``hashes`` (n,) in row order. A function of the ids alone, so it is the same wherever the segment is
-    built.
+    The smallest hashes: a function of the ids alone, and as good as drawn at random.
     """
-    order = np.argsort(hashes, kind="stable")[:HOLDOUT_ROWS]
-    return np.sort(order).astype(np.int64)
+    return np.sort(order[:HOLDOUT_ROWS]).astype(np.int64)

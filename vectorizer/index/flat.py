@@ -24,6 +24,9 @@ bound, which means: look at them exactly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -64,13 +67,14 @@ class Queries:
         self.raw = np.ascontiguousarray(vectors, dtype=np.float32)
         self.exact: Scores = self.raw.astype(np.float64)
         self.lengths: Scores = np.sqrt(_sums(self.exact * self.exact))
-        divisors = np.where(self.lengths > 0.0, self.lengths, 1.0)
+        divisors = self.lengths if self.lengths.all() else np.where(self.lengths > 0.0, self.lengths, 1.0)
         self.unit: Vectors = (self.exact / divisors[:, None]).astype(np.float32)
         # d for the sum of the products, the rest for the norm (summed in float64, then rounded) and the few
         # roundings on the way; 5 % for the terms of second order.
         self.error: float = 1.05 * (self.raw.shape[1] + 32) * _UNIT_ROUNDOFF
-        far = self.lengths > _NORM_MAX
-        self.unbounded: Mask | None = far if metric == "euclidean" and far.any() else None
+        self.unbounded: Mask | None = None
+        if metric == "euclidean" and self.lengths.max(initial=0.0) > _NORM_MAX:
+            self.unbounded = self.lengths > _NORM_MAX
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -95,8 +99,8 @@ class Queries:
 class Selection:
     """The rows among those offered that can still be one of the best k, for one query.
 
-    A pool of rows with lower and upper bounds of their keys. ``floor``: at least k rows have a key of at
-    least this.
+    A pool of rows with lower and upper bounds of their keys. ``floor``: at least k rows, of those offered or
+    known otherwise, have a key of at least this.
     """
 
     __slots__ = ("_count", "_k", "_lower", "_rows", "_upper", "floor")
@@ -115,14 +119,21 @@ class Selection:
         """Offers rows (their numbers, or the number of the first of consecutive ones) with (m,) keys and
         bounds.
         """
-        upper = keys + errors
-        kept = np.flatnonzero(upper >= self.floor)
-        if alive is not None:
+        if self.floor == -np.inf and keys.size > self._k:
+            # Otherwise all of the first slice would go through the pool, which costs more than its scan.
+            lower = keys - errors
+            self._raise_floor(lower if alive is None else lower[alive])
+        if isinstance(errors, float):
+            kept = np.flatnonzero(keys >= self.floor - errors)
+        else:
+            kept = np.flatnonzero(keys + errors >= self.floor)
+        if alive is not None and kept.size:
             kept = kept[alive[kept]]
         if not kept.size:
             return
-        self._lower.append((keys - errors)[kept])
-        self._upper.append(upper[kept])
+        keys, errors = keys[kept], errors if isinstance(errors, float) else errors[kept]
+        self._lower.append(keys - errors)
+        self._upper.append(keys + errors)
         self._rows.append(rows[kept] if isinstance(rows, np.ndarray) else kept + rows)
         self._count += kept.size
         if self._count > 4 * self._k + _POOL_SLACK:
@@ -137,62 +148,99 @@ class Selection:
             rows = np.concatenate(self._rows)
             lower, upper = np.concatenate(self._lower), np.concatenate(self._upper)
         if rows.size > self._k:
-            place = rows.size - self._k
-            self.floor = max(self.floor, float(np.partition(lower, place)[place]))
+            self._raise_floor(lower)
             kept = upper >= self.floor
             rows, lower, upper = rows[kept], lower[kept], upper[kept]
         self._rows, self._lower, self._upper = [rows], [lower], [upper]
         self._count = rows.size
         return rows
 
+    def _raise_floor(self, lower: Vectors) -> None:
+        if lower.size > self._k:
+            place = lower.size - self._k
+            self.floor = max(self.floor, float(np.partition(lower, place)[place]))
+
+
+class Block:
+    """Some rows as the kernels need them: ``vectors`` (m, d) and ``norms`` (m,) float32.
+
+    ``unbounded`` (m,): rows whose keys could leave the range of float32; None if there are none.
+    """
+
+    __slots__ = ("norms", "unbounded", "vectors")
+
+    def __init__(self, vectors: Vectors, norms: npt.NDArray[np.float32]) -> None:
+        self.vectors = vectors
+        self.norms = norms
+        self.unbounded: Mask | None = None
+        if norms.size and not (norms.min() >= _NORM_MIN and norms.max() <= _NORM_MAX):
+            self.unbounded = ~((norms >= _NORM_MIN) & (norms <= _NORM_MAX))
+
 
 class Keys:
-    """Keys of all queries against some rows, ``values`` (n, m) float32, with the bounds of their errors."""
+    """Keys of all queries against a block's rows, ``values`` (n, m) float32, with bounds of their errors."""
 
-    __slots__ = ("_norms", "_queries", "_unbounded", "values")
+    __slots__ = ("_block", "_queries", "values")
 
-    def __init__(self, queries: Queries, vectors: Vectors, norms: npt.NDArray[np.float32]) -> None:
+    def __init__(self, queries: Queries, block: Block) -> None:
         self._queries = queries
-        self._norms = norms
-        self._unbounded: Mask | None = None
-        if norms.size and not (norms.min() >= _NORM_MIN and norms.max() <= _NORM_MAX):
-            self._unbounded = ~((norms >= _NORM_MIN) & (norms <= _NORM_MAX))
-        with np.errstate(all="ignore"):  # what overflows here is replaced by zero and an infinite bound
-            values: Vectors = np.matmul(queries.unit, vectors.T)
-            if queries.metric == "cosine":
-                values /= norms
-            elif queries.metric == "euclidean":
-                values *= (2.0 * queries.lengths).astype(np.float32)[:, None]
-                values -= norms * norms
-        if self._unbounded is not None:
-            values[:, self._unbounded] = 0.0
+        self._block = block
+        # One query by GEMV: GEMM would first copy the rows into its own order, at half the speed.
+        alone = len(queries) == 1
+        values: Vectors = (
+            np.matmul(block.vectors, queries.unit[0])[None, :]
+            if alone
+            else np.matmul(queries.unit, block.vectors.T)
+        )
+        if queries.metric != "dot":
+            with np.errstate(all="ignore"):  # what overflows is replaced by zero and an infinite bound below
+                if queries.metric == "cosine":
+                    values /= block.norms
+                else:
+                    values *= (2.0 * queries.lengths).astype(np.float32)[:, None]
+                    values -= block.norms * block.norms
+        if block.unbounded is not None:
+            values[:, block.unbounded] = 0.0
         if queries.unbounded is not None:
             values[queries.unbounded] = 0.0
         self.values = values
 
     def errors(self, query: int) -> Vectors | float:
         """Bound of the error of each key of one query: (m,), or one number for all."""
-        queries = self._queries
+        queries, block = self._queries, self._block
         if queries.unbounded is not None and queries.unbounded[query]:
-            return np.inf
+            return float("inf")
         errors: Vectors
         if queries.metric == "cosine":
-            if self._unbounded is None:
+            if block.unbounded is None:
                 return queries.error
-            errors = np.full(self._norms.size, queries.error, np.float32)
+            errors = np.full(block.norms.size, queries.error, np.float32)
         else:
-            scale = np.float32(queries.error)
             with np.errstate(over="ignore"):
-                errors = np.multiply(self._norms, scale)
+                errors = np.multiply(block.norms, np.float32(queries.error))
                 if queries.metric == "euclidean":
-                    errors *= self._norms + np.float32(2.0 * queries.lengths[query])
-        if self._unbounded is not None:
-            errors[self._unbounded] = np.inf
+                    errors *= block.norms + np.float32(2.0 * queries.lengths[query])
+        if block.unbounded is not None:
+            errors[block.unbounded] = np.inf
         return errors
 
 
-def scores(queries: Queries, query: int, vectors: Vectors) -> Scores:
-    """Exact scores of one query against (m, d) float32 vectors: (m,) float64.
+def floor_of_rank(queries: Queries, query: int, rank: float) -> float:
+    """A number that the key of no row with this rank or a better one is below. See :func:`ranks`."""
+    length = float(queries.lengths[query])
+    if queries.metric == "euclidean":
+        key, size = length * length - rank * rank, length * length + rank * rank
+    elif queries.metric == "dot":
+        key = -rank / length if length else -np.inf
+        size = abs(key)
+    else:
+        key, size = -rank, 1.0
+    return key - 2.0**-22 * abs(key) - 2.0**-48 * size  # roundings here, and to float32 when it is compared
+
+
+def scores(queries: Queries, query: int | npt.NDArray[np.intp], vectors: Vectors) -> Scores:
+    """Exact scores of (m, d) float32 vectors, each against one query or against its own of (m,): (m,)
+    float64.
 
     Cosine similarity (0 where a vector is zero), dot product, or euclidean distance. Products of float32 are
     exact in float64, and ``add.reduce`` over the last axis sums in an order that depends on d only.
@@ -208,38 +256,68 @@ def scores(queries: Queries, query: int, vectors: Vectors) -> Scores:
     wide *= wide
     lengths = np.sqrt(_sums(wide))
     lengths *= queries.lengths[query]
-    cosines = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0.0)
-    return np.minimum(np.maximum(cosines, -1.0), 1.0)
+    if not lengths.all():
+        products[lengths == 0.0] = 0.0
+        lengths[lengths == 0.0] = 1.0
+    products /= lengths
+    return np.minimum(np.maximum(products, -1.0, out=products), 1.0, out=products)
 
 
-def scores_of_rows(queries: Queries, query: int, chunk: Chunk, rows: RowNumbers) -> Scores:
-    """Exact scores of one query against the given rows of a chunk, in blocks, so that memory is bounded."""
-    step = max(1, EXACT_COMPONENTS_MAX // chunk.vectors.shape[1])
+def ranks(
+    queries: Queries, query: int | npt.NDArray[np.intp], vectors: Vectors, rows: npt.NDArray[np.integer[Any]]
+) -> Scores:
+    """Exact scores of the given rows of ``vectors``, negated unless they are distances: smaller is better.
+
+    Goes in blocks, so that memory is bounded.
+    """
+    step = max(1, EXACT_COMPONENTS_MAX // vectors.shape[1])
     if rows.size <= step:
-        return scores(queries, query, chunk.vectors[rows])
-    parts = [scores(queries, query, chunk.vectors[rows[at : at + step]]) for at in range(0, rows.size, step)]
-    return np.concatenate(parts)
+        found = scores(queries, query, vectors[rows])
+    else:
+        found = np.empty(rows.size)
+        for at in range(0, rows.size, step):
+            part = slice(at, at + step)
+            whose = query if isinstance(query, int) else query[part]
+            found[part] = scores(queries, whose, vectors[rows[part]])
+    return found if queries.metric == "euclidean" else np.negative(found, out=found)
 
 
 def scan(
     queries: Queries, chunk_view: ChunkView, base: int, selections: list[Selection], mask: Mask | None
 ) -> None:
-    """Offers all live rows of a chunk, numbered from ``base``, to each query's selection; ``mask`` (rows,)
-    restricts.
+    """Offers all live rows of a chunk, numbered from ``base``, to each query's selection.
+
+    ``mask`` (rows,) restricts them.
     """
     chunk = chunk_view.chunk
-    step = _slice_rows(queries, chunk.vectors.shape[1])
-    for start in range(0, chunk_view.rows, step):
-        stop = min(start + step, chunk_view.rows)
-        alive = chunk.deleted_at[start:stop] > chunk_view.offset
-        if mask is not None:
-            alive &= mask[start:stop]
-        if not alive.any():
-            continue
-        keys = Keys(queries, chunk.vectors[start:stop], chunk.norms[start:stop])
-        offered = None if alive.all() else alive
-        for query, selection in enumerate(selections):
-            selection.offer(base + start, keys.values[query], keys.errors(query), offered)
+
+    def alive(start: int, stop: int) -> Mask:
+        living: Mask = chunk.deleted_at[start:stop] > chunk_view.offset
+        return living if mask is None else living & mask[start:stop]
+
+    scan_arrays(queries, chunk.vectors, chunk.norms, chunk_view.rows, alive, base, selections)
+
+
+def scan_arrays(
+    queries: Queries,
+    vectors: Vectors,
+    norms: npt.NDArray[np.float32],
+    rows: int,
+    alive: Callable[[int, int], Mask],
+    base: int,
+    selections: list[Selection],
+) -> None:
+    """Offers the first ``rows`` rows, in slices; ``alive`` tells which from ``start`` to ``stop`` count."""
+    step = _slice_rows(queries, vectors.shape[1])
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        living = alive(start, stop)
+        count = np.count_nonzero(living)
+        if count:
+            offered = None if count == stop - start else living
+            keys = Keys(queries, Block(vectors[start:stop], norms[start:stop]))
+            for query, selection in enumerate(selections):
+                selection.offer(base + start, keys.values[query], keys.errors(query), offered)
 
 
 def scan_rows(
@@ -249,7 +327,7 @@ def scan_rows(
     step = _slice_rows(queries, chunk.vectors.shape[1])
     for start in range(0, rows.size, step):
         some = rows[start : start + step]
-        keys = Keys(queries, chunk.vectors[some], chunk.norms[some])
+        keys = Keys(queries, Block(chunk.vectors[some], chunk.norms[some]))
         for query, selection in enumerate(selections):
             selection.offer(some + base, keys.values[query], keys.errors(query))
 

@@ -4,6 +4,7 @@ points.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def _import_nmslib() -> Any:
 nmslib = _import_nmslib()
 
 SPACES: dict[Metric, str] = {"cosine": "cosinesimil", "euclidean": "l2", "dot": "negdotprod"}
+FEED_ROWS = 16_384
 Found = npt.NDArray[np.int32]
 
 
@@ -60,14 +62,16 @@ class Graph:
     def load(cls, path: str | Path, calibration: Calibration, metric: Metric, dimension: int) -> Graph:
         """The graph in this file. The GIL is released meanwhile.
 
-        Raises DamageError if nmslib refuses the file or it has not the size that its rows need; it does not
-        notice other damage, so the caller verifies the checksum first.
+        Raises DamageError if the file has another size than the one that was built, or nmslib refuses it.
+        Other damage nmslib does not notice, or dies of: the caller verifies the checksum first.
         """
         name = str(path)
         try:
             size = os.path.getsize(name)
-            if size < calibration.graph_rows * dimension * 4:
-                raise DamageError(name, f"{size} bytes cannot hold a graph of {calibration.graph_rows} rows")
+            if size != calibration.graph_bytes:
+                raise DamageError(
+                    name, f"{size} bytes, the graph that was built has {calibration.graph_bytes}"
+                )
             index = nmslib.init(method="hnsw", space=SPACES[metric])
             index.loadIndex(name, load_data=False)
         except (OSError, RuntimeError, ValueError) as error:
@@ -109,3 +113,27 @@ class Graph:
     def _leave(self) -> None:
         with self._lock:
             self._queries -= 1
+
+
+def create(
+    path: Path,
+    vectors: Vectors,
+    rows: npt.NDArray[np.int64],
+    metric: Metric,
+    m: int,
+    ef_construction: int,
+    threads: int,
+) -> None:
+    """Builds a graph of these rows, which keep their numbers, and saves it in the compact form.
+
+    Raises OSError if the file cannot be written. Needs about three times the memory of the vectors meanwhile.
+    """
+    index = nmslib.init(method="hnsw", space=SPACES[metric])
+    for start in range(0, len(rows), FEED_ROWS):
+        some = rows[start : start + FEED_ROWS]
+        index.addDataPointBatch(np.ascontiguousarray(vectors[some]), some.astype(np.int32))
+    index.createIndex({"M": m, "efConstruction": ef_construction, "indexThreadQty": threads, "post": 0})
+    try:
+        index.saveIndex(str(path), save_data=False)
+    except RuntimeError as error:  # a C++ stream that failed; it does not say why
+        raise OSError(errno.ENOSPC, "writing failed, most likely for lack of room", str(path)) from error
