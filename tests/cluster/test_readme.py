@@ -53,6 +53,8 @@ def matches(told: Any, shown: Any) -> bool:
         return shown.keys() == told.keys() and all(matches(told[key], shown[key]) for key in shown)
     if isinstance(shown, list) and isinstance(told, list):
         return len(shown) == len(told) and all(map(matches, told, shown))
+    if isinstance(shown, float):
+        return bool(told == pytest.approx(shown, abs=1e-4))
     return bool(told == shown)
 
 
