@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-
 from tests.cluster.harness import Cluster, Node, replication_address, wait_until
+from tests.cluster.harness.cluster import BULK_DIMENSION, BULK_ROWS
 from tests.cluster.harness.tmpfs import mounted_tmpfs
 
 CUT_POINTS = 12
 FLIP_POINTS = 6
-ROWS = 4000
-DIMENSION = 64
-LOAD_BYTES = ROWS * DIMENSION * 4
+LOAD_BYTES = BULK_ROWS * BULK_DIMENSION * 4
 SMALL_CHUNKS = {"replication": {"snapshot_chunk_bytes": 65536}}
-
-
-def bulk(node: Node, name: str = "bulk", rows: int = ROWS) -> None:
-    """A collection with about a megabyte of vectors."""
-    node.post("/collections", {"name": name, "dimension": DIMENSION, "metric": "dot"})
-    vectors = np.random.default_rng(3).standard_normal((rows, DIMENSION)).astype("<f4")
-    for start in range(0, rows, 1000):
-        part = vectors[start : start + 1000]
-        ids = [f"{name}-{start + number}" for number in range(len(part))]
-        node.post_bson(f"/collections/{name}/vectors", {"ids": ids, "vectors": part.tobytes()})
 
 
 def complete_or_refused(replica: Node, vector_count: int) -> bool:
@@ -40,14 +27,14 @@ def syncing(replica: Node) -> bool:
 
 def test_cut_at_points_spread_over_the_transfer_then_it_succeeds(cluster: Cluster) -> None:
     cluster.start(replicas=0, **SMALL_CHUNKS)
-    bulk(cluster.master)
+    cluster.bulk()
     link = cluster.proxy_to(cluster.master)
     link.cut_after(1)
     replica = cluster.replica_node(link.address).start()
     cluster.replicas.append(replica)
     for point in range(1, CUT_POINTS):
         wait_until(lambda goal=point: link.faults_met >= goal, f"cut number {point}", 10)
-        assert complete_or_refused(replica, ROWS)
+        assert complete_or_refused(replica, BULK_ROWS)
         link.cut_after(point * LOAD_BYTES // CUT_POINTS)
     wait_until(lambda: link.faults_met >= CUT_POINTS, "the last cut", 10)
     cluster.wait_connected()
@@ -58,14 +45,14 @@ def test_cut_at_points_spread_over_the_transfer_then_it_succeeds(cluster: Cluste
 
 def test_a_flipped_bit_anywhere_is_refused_by_checksum_and_asked_for_anew(cluster: Cluster) -> None:
     cluster.start(replicas=0, **SMALL_CHUNKS)
-    bulk(cluster.master)
+    cluster.bulk()
     link = cluster.proxy_to(cluster.master)
     link.flip(40)
     replica = cluster.replica_node(link.address).start()
     cluster.replicas.append(replica)
     for point in range(1, FLIP_POINTS + 1):
         wait_until(lambda goal=point: link.faults_met >= goal, f"flip number {point}", 10)
-        assert complete_or_refused(replica, ROWS)
+        assert complete_or_refused(replica, BULK_ROWS)
         if point < FLIP_POINTS:
             link.flip(point * LOAD_BYTES // FLIP_POINTS)
     cluster.wait_connected()
@@ -81,7 +68,7 @@ def test_old_data_of_the_same_history_is_served_until_the_new_is_complete(cluste
     cluster.converged()
     before = replica.digests()
     link.refuse()
-    bulk(cluster.master)
+    cluster.bulk()
     cluster.write(20, seed=2)
     link.flip(LOAD_BYTES // 2)
     link.bytes_per_sec = LOAD_BYTES / 2
@@ -97,7 +84,7 @@ def test_old_data_of_the_same_history_is_served_until_the_new_is_complete(cluste
 
 def test_a_replica_killed_while_receiving_starts_clean(cluster: Cluster) -> None:
     cluster.start(replicas=0, **SMALL_CHUNKS)
-    bulk(cluster.master)
+    cluster.bulk()
     link = cluster.proxy_to(cluster.master)
     link.bytes_per_sec = LOAD_BYTES / 2
     replica = cluster.replica_node(link.address).start()
@@ -118,7 +105,7 @@ def test_a_master_killed_while_sending_leaves_the_replica_its_data(cluster: Clus
     cluster.converged()
     before = replica.digests()
     link.refuse()
-    bulk(cluster.master)
+    cluster.bulk()
     cluster.write(20, seed=2)
     link.heal()
     link.bytes_per_sec = LOAD_BYTES / 2
@@ -133,7 +120,7 @@ def test_a_master_killed_while_sending_leaves_the_replica_its_data(cluster: Clus
 
 def test_writes_go_on_during_the_transfer_and_are_not_slowed_much(cluster: Cluster) -> None:
     cluster.start(replicas=0, **SMALL_CHUNKS)
-    bulk(cluster.master)
+    cluster.bulk()
     without = slowest_but_one_percent(cluster, 300, seed=2)
     link = cluster.proxy_to(cluster.master)
     link.bytes_per_sec = LOAD_BYTES / 2
@@ -151,7 +138,7 @@ def test_writes_go_on_during_the_transfer_and_are_not_slowed_much(cluster: Clust
 def test_one_slow_and_one_dropped_replica_do_not_hinder_the_others(cluster: Cluster) -> None:
     cluster.start(replicas=0, **SMALL_CHUNKS)
     for number in range(4):
-        bulk(cluster.master, f"bulk{number}" if number else "bulk")
+        cluster.bulk(f"bulk{number}" if number else "bulk")
     before = cluster.master.anonymous_bytes()
     links = [cluster.proxy_to(cluster.master) for _ in range(3)]
     slow, dropped, _ = links
@@ -184,7 +171,7 @@ def test_a_full_disk_on_the_replica_keeps_old_data_and_is_tried_again(cluster: C
         replica.stop()
         filler.write_bytes(bytes(8 << 20))
         for number in range(8):
-            bulk(cluster.master, f"bulk{number}")
+            cluster.bulk(f"bulk{number}")
         replica.start()
         wait_until(lambda: "space" in replica.log().lower(), "the full disk is told")
         assert replica.digests() == before

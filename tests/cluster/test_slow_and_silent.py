@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster.harness import Cluster, Node, wait_until
-from tests.cluster.test_full_sync_under_fire import bulk
+from tests.cluster.harness.cluster import BULK_DIMENSION
 
 STREAM_BYTES_MAX = 4 << 20
 
@@ -66,14 +66,14 @@ def test_a_slow_replica_costs_the_master_no_memory_and_the_others_no_time(cluste
         replicas=2, proxied=True, replication={"log_bytes_max": STREAM_BYTES_MAX, "replica_timeout_secs": 20}
     )
     slow, healthy = cluster.replicas
-    bulk(cluster.master, "warm")
+    cluster.bulk("warm")
     cluster.converged()
     before = cluster.master.anonymous_bytes()
     cluster.links[0].bytes_per_sec = 50_000
-    bulk(cluster.master, rows=16_000)
+    cluster.bulk(rows=16_000)
     cluster.converged(healthy)
     assert slow.offset < cluster.master.offset
-    held = 16_000 * 64 * 4 * 2  # rows being written, and their copies on the way to a segment
+    held = 16_000 * BULK_DIMENSION * 4 * 2  # rows being written, and their copies on the way to a segment
     assert cluster.master.anonymous_bytes() - before < held + 4 * STREAM_BYTES_MAX + (16 << 20)
     cluster.links[0].heal()
     cluster.converged()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.cluster.harness.ledger import Ledger
 from tests.cluster.harness.load import Load, create_collections
 from tests.cluster.harness.node import Node, free_port, merged
@@ -14,6 +16,9 @@ from tests.cluster.harness.waiting import DEADLINE_SECS, wait_until
 
 COLLECTIONS = ("alpha", "beta", "gamma")
 DIFFERENCES_SHOWN = 5
+BULK_ROWS = 4000
+BULK_DIMENSION = 64
+BULK_BATCH_ROWS = 1000
 
 Settings = Mapping[str, Any]
 
@@ -45,7 +50,9 @@ class Cluster:
         if collections:
             create_collections(self.master, self.ledger, collections)
         for _ in range(replicas):
-            self.start_replica(proxied=proxied, **settings)
+            self.start_replica(proxied=proxied, ready=False, **settings)
+        for replica in self.replicas:
+            replica.wait_ready()
         self.wait_connected()
         return self
 
@@ -56,13 +63,11 @@ class Cluster:
             self.master = node
         return node
 
-    def start_replica(self, *, of: Node | None = None, proxied: bool = False, **settings: Settings) -> Node:
+    def start_replica(self, *, proxied: bool = False, ready: bool = True, **settings: Settings) -> Node:
         """Start one more replica; with `proxied` its link goes through a proxy, kept in `links`."""
-        address = replication_address(of or self.master)
-        if proxied:
-            address = self.proxy_to(of or self.master).address
+        address = self.proxy_to(self.master).address if proxied else replication_address(self.master)
         node = self.replica_node(address, **settings)
-        self.replicas.append(node.start())
+        self.replicas.append(node.start(ready=ready))
         return node
 
     def master_node(self, name: str, **settings: Settings) -> Node:
@@ -117,6 +122,16 @@ class Cluster:
                 return
             writer.step()
         raise AssertionError(f"{operations} writes wanted, {writer.sent} done")
+
+    def bulk(self, name: str = "bulk", rows: int = BULK_ROWS) -> None:
+        """A collection of about a megabyte, which is not entered in the ledger."""
+        self.ledger.unrecorded.add(name)
+        self.master.post("/collections", {"name": name, "dimension": BULK_DIMENSION, "metric": "dot"})
+        vectors = np.random.default_rng(3).standard_normal((rows, BULK_DIMENSION)).astype("<f4")
+        for start in range(0, rows, BULK_BATCH_ROWS):
+            part = vectors[start : start + BULK_BATCH_ROWS]
+            ids = [f"{name}-{start + number}" for number in range(len(part))]
+            self.master.post_bson(f"/collections/{name}/vectors", {"ids": ids, "vectors": part.tobytes()})
 
     def promote(self, replica: Node) -> None:
         """Make `replica` the master that writers write to."""

@@ -59,6 +59,8 @@ class Ledger:
         self.serials = itertools.count(1)
         self.acknowledged = 0
         self.in_doubt = 0
+        self.unrecorded: set[str] = set()
+        """Collections whose content is compared between nodes only."""
         self.offsets: dict[tuple[str, int], str] = {}
         self._possible: dict[str, dict[str, set[Value]]] = {}
         self._batches: list[_BatchInDoubt] = []
@@ -121,7 +123,7 @@ class Ledger:
 
     def differences(self, node: Node) -> list[str]:
         """Everything on `node` that contradicts what the clients were told, one sentence each."""
-        held = set(node.collections())
+        held = set(node.collections()) - self.unrecorded
         told = set(self._possible)
         found = [f"collection {name} was lost" for name in sorted(told - held)]
         found += [f"collection {name} was never created, or was dropped" for name in sorted(held - told)]
