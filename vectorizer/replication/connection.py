@@ -22,6 +22,7 @@ import gevent
 from gevent import socket
 
 from vectorizer.address import Address
+from vectorizer.breathing import let_others_run
 from vectorizer.errors import PeerError
 from vectorizer.frame import FrameDecoder
 
@@ -40,7 +41,7 @@ class Turn:
     def step(self) -> None:
         """One more frame is done: yield if a few milliseconds have passed."""
         if time.monotonic() - self._since >= TURN_SECS:
-            gevent.sleep(0)
+            let_others_run()
             self._since = time.monotonic()
 
 
