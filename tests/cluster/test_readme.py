@@ -58,6 +58,15 @@ def matches(told: Any, shown: Any) -> bool:
     return bool(told == shown)
 
 
+def last_document(text: str) -> Any:
+    """The last of several JSON documents in a row, as curl prints the answers of several calls."""
+    reader, document, position = json.JSONDecoder(), None, 0
+    while position < len(text):
+        document, position = reader.raw_decode(text, position)
+        position += len(text[position:]) - len(text[position:].lstrip())
+    return document
+
+
 @pytest.mark.needs("curl")
 def test_quick_use_works_as_written_and_answers_what_it_shows(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
@@ -80,7 +89,7 @@ def test_quick_use_works_as_written_and_answers_what_it_shows(tmp_path: Path) ->
             )
             assert ran.returncode == 0, f"{commands}\n{ran.stderr}"
             if step.answer is not None:
-                told = json.loads(ran.stdout.splitlines()[-1])
+                told = last_document(ran.stdout)
                 shown = json.loads(re.sub(":15002", f":{nodes[0].port}", json.dumps(step.answer)))
                 assert matches(told, shown), f"{commands}\nanswered {json.dumps(told, indent=2)}"
             else:
