@@ -166,7 +166,7 @@ def test_a_large_frame_in_pieces_is_verified_too() -> None:
     for start in range(0, len(encoded), 1000):
         if start:
             assert decoder.next() is None
-        decoder.feed(encoded[start : start + 1000])
+        decoder.feed(bytes(encoded[start : start + 1000]))
     assert code_of(decoder.next) == "frame_corrupt"
 
 

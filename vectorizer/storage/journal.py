@@ -10,7 +10,7 @@ House rules:
    stops.
 3. A mark claims only what was synced when it was written: recovery relies on that (see `journal_recovery`).
 4. The lock guards what threads share (list of files, what is written, what is synced) and is never held
-   across I/O.
+   across I/O. Only `_making` is, between two threads that block anyway.
 
 Layout is decided by `append`: each frame gets its place in the current file or, if it does not fit, in the
 next one. What is buffered forms groups of about BATCH_BYTES; each group becomes a batch, each batch begins
@@ -81,6 +81,7 @@ class Journal:
         self.appended_offset = last_offset
         self._disk = disk
         self._lock = NativeLock()
+        self._making = NativeLock()
         self._files = files  # guarded: oldest first; the last is the one being filled
         self._ready = ready  # guarded: made ahead, still empty
         self._end = max(file.position + file.capacity for file in [*files, *ready])  # guarded
@@ -325,8 +326,7 @@ class Journal:
         for file in removed:
             file.close()
             self._disk.remove(file.path)
-        if removed:
-            self._disk.sync_directory(self.directory)
+            self._disk.sync_directory(self.directory)  # each on its own: what is left has no gap
         return [file.path for file in removed]
 
     def read(self, after_offset: int, bytes_max: int, through_offset: int) -> list[bytes] | None:
@@ -383,21 +383,21 @@ class Journal:
         return Mark(position, offset, before, file.previous, *history)
 
     def _make_file(self, size: int) -> bool:
-        """Make an empty file ready; False if the disk is full. Two threads may do so at once."""
-        with self._lock:
-            position = self._end
-            self._end += size
-        try:
-            file = create_file(self._disk, self.directory, position, size)
-        except OSError as error:
-            if is_disk_full(error):
-                return False
-            raise
-        with self._lock:
-            if position > self._files[-1].position:
+        """Make an empty file ready; False if the disk is full.
+
+        There are no gaps between files, so one is made at a time: whoever waits for `_making` would wait as
+        long for a file of his own.
+        """
+        with self._making:
+            with self._lock:
+                position = self._end
+            try:
+                file = create_file(self._disk, self.directory, position, size)
+            except OSError as error:
+                if is_disk_full(error):
+                    return False
+                raise
+            with self._lock:
                 self._ready.append(file)
-                self._ready.sort(key=lambda item: item.position)
-                return True
-        file.close()  # the other thread's larger file is being filled already
-        self._disk.remove(file.path)
-        return True
+                self._end = position + size
+            return True

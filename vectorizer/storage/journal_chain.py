@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vectorizer.errors import DamageError
+from vectorizer.storage.journal_file import name_of
 from vectorizer.storage.journal_scan import Run, Scan
 
 ADVICE = "restore this node from a replica or a backup, and keep a copy of what is left"
@@ -46,8 +47,8 @@ def link(scans: list[Scan], after_offset: int, damages: list[str]) -> Chain:
     if first.mark.before > after_offset:
         raise DamageError(
             first_scan.path,
-            f"it begins after operation {first.mark.before}, the manifest ends with operation {after_offset}: "
-            f"the operations between are missing; {ADVICE}",
+            f"it begins after operation {first.mark.before}, the manifest ends with {after_offset}: the "
+            f"operations between are missing; {ADVICE}",
             position=first.start,
         )
     oldest = next(scan for scan in scans if not is_empty(scan))
@@ -56,19 +57,19 @@ def link(scans: list[Scan], after_offset: int, damages: list[str]) -> Chain:
     chain = Chain([runs[0]])
     for number, following in enumerate(runs[1:], start=1):
         scan, run = chain.links[-1]
-        damaged = _damaged_between(scans, scan, following[0])
-        if damaged is None and _follows(scan, run, *following):
+        broken = _damaged_between(scans, scan, following[0])
+        if broken is None and _follows(scan, run, *following):
             chain.links.append(following)
-        elif damaged is None and claims[number] <= chain.end:
+        elif broken is None and claims[number] <= chain.end:
             break
         else:
-            blamed = (damaged.path, 0) if damaged else _place_of_damage(scans, scan, run, following)
+            blamed = broken[:2] if broken else _place_of_damage(scans, scan, run, following)
             _skip(blamed, chain.end, following, after_offset, damages)
             chain = Chain([following])
-    last, run = chain.links[-1]
-    for scan in scans[scans.index(last) :]:
-        if scan.damage is not None:
-            raise DamageError(scan.path, f"{scan.damage}; {ADVICE}", position=run.end if scan is last else 0)
+    broken = _damaged_between(scans, chain.links[-1][0], None)
+    if broken is not None:
+        path, place, what = broken
+        raise DamageError(path, f"{what}; {ADVICE}", position=place)
     return chain
 
 
@@ -104,10 +105,16 @@ def _follows(scan: Scan, run: Run, next_scan: Scan, next_run: Run) -> bool:
     )
 
 
-def _damaged_between(scans: list[Scan], first: Scan, last: Scan) -> Scan | None:
-    """A file from `first` to before `last` that is damaged itself, which no crash can do."""
-    between = scans[scans.index(first) : scans.index(last)]
-    return next((scan for scan in between if scan.damage is not None), None)
+def _damaged_between(scans: list[Scan], first: Scan, last: Scan | None) -> tuple[str, int, str] | None:
+    """(path, place, what) of damage that no crash can do, from `first` to before `last` (None = the end)."""
+    stop = len(scans) if last is None else scans.index(last)
+    for number in range(scans.index(first), stop):
+        scan = scans[number]
+        if scan.damage is not None:
+            return scan.path, 0, scan.damage
+        if number + 1 < len(scans) and scans[number + 1].position != scan.end:
+            return f"{scan.path.rpartition('/')[0]}/{name_of(scan.end)}", 0, "this file is missing"
+    return None
 
 
 def _place_of_damage(scans: list[Scan], scan: Scan, run: Run, following: tuple[Scan, Run]) -> tuple[str, int]:

@@ -118,9 +118,9 @@ def operation_offset(content: bytes | memoryview, start: int, end: int) -> int:
     return int(value) & 0x7FFFFFFF if kind == 0x10 else -1
 
 
-def path_of(directory: str, position: int) -> str:
-    """The path of the file at a position."""
-    return f"{directory}/{position:020d}{SUFFIX}"
+def name_of(position: int) -> str:
+    """The name of the file at a position."""
+    return f"{position:020d}{SUFFIX}"
 
 
 def position_of(name: str) -> int | None:
@@ -191,9 +191,11 @@ def create_file(
             {"m": "journal", "version": VERSION, "position": position, "file_id": file_id, "bytes": capacity}
         )
     )
-    path = path_of(directory, position)
+    path = f"{directory}/{name_of(position)}"
     unfinished = path.removesuffix(SUFFIX) + UNFINISHED_SUFFIX
     content = [header] if first_mark is None else [header, encode_mark(file_id, first_mark)]
+    if disk.exists(unfinished):
+        disk.remove(unfinished)
     handle = disk.create(unfinished, capacity)
     try:
         handle.write_at(0, content)

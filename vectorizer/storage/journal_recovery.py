@@ -130,7 +130,7 @@ def _restart(
     disk: Disk, directory: str, scans: list[Scan], file_bytes: int, bytes_max: int, after_offset: int
 ) -> Journal:
     """A journal that continues the manifest instead of the files, which end before it. They go last."""
-    position = scans[-1].position + max(file_bytes, disk.size(scans[-1].path))
+    position = scans[-1].end
     mark = Mark(position, after_offset, after_offset, position, 0, 0)
     file = create_file(disk, directory, position, file_bytes, mark)
     for scan in scans:
@@ -152,18 +152,18 @@ def _restart(
 def _cut(disk: Disk, directory: str, scans: list[Scan], chain: Chain) -> list[JournalFile]:
     """Drop everything behind the chain, before anything new is written; the empty files that remain."""
     last, run = chain.links[-1]
-    ready, removed = [], []
+    ready: list[JournalFile] = []
+    removed: list[str] = []
     for scan in scans[scans.index(last) + 1 :]:
         assert scan.file is not None, "a damaged header behind the chain was raised"
-        if is_empty(scan):
+        if is_empty(scan) and not removed:  # a file behind a removed one would tell of a gap
             scan.file.handle = disk.open(scan.path)
             ready.append(scan.file)
         else:
             removed.append(scan.path)
     for path in reversed(removed):
         disk.remove(path)
-    if removed:
-        disk.sync_directory(directory)
+        disk.sync_directory(directory)  # each on its own: never a gap
     assert last.file is not None
     last.file.handle = disk.open(last.path)
     for place in range(run.end, last.content_end, len(_ZEROS)):
@@ -195,7 +195,7 @@ def _open(
             handle.sync()
             if handle is not file.handle:
                 handle.close()
-    files = [scan.file or _unreadable(disk, scan) for scan in scans[: scans.index(last) + 1]]
+    files = [scan.file or _unreadable(scan) for scan in scans[: scans.index(last) + 1]]
     place, offset = last_run.histories[-1] if last_run.histories else (0, 0)
     mark = last_run.mark
     history = (last.position + place, offset) if place else (mark.history_position, mark.history_offset)
@@ -212,16 +212,16 @@ def _open(
     )
 
 
-def _unreadable(disk: Disk, scan: Scan) -> JournalFile:
+def _unreadable(scan: Scan) -> JournalFile:
     """A damaged file that is not needed stays until the journal is trimmed."""
-    return JournalFile(scan.path, scan.position, disk.size(scan.path), b"", 0)
+    return JournalFile(scan.path, scan.position, scan.size, b"", 0)
 
 
 def _records(disk: Disk, chain: Chain, after_offset: int) -> Iterator[Record]:
     for scan, run in chain.links:
         assert scan.file is not None
         starts = [place for place, offset in run.histories if offset >= after_offset][:1]
-        if run.last_offset > after_offset:
+        if run.last_offset > max(after_offset, run.mark.before):
             number = max(0, bisect_right(run.index_offsets, after_offset + 1) - 1)
             starts.append(run.index_places[number])
         if not starts:

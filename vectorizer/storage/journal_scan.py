@@ -27,8 +27,8 @@ from vectorizer.storage.journal_file import (
     decode_history,
     decode_mark,
     mark_pattern,
+    name_of,
     operation_offset,
-    path_of,
 )
 
 _SEARCH_BYTES = 4 << 20
@@ -64,15 +64,22 @@ class Scan:
     damage: str | None
     content_end: int
     """Place behind the last byte that is not zero."""
+    size: int
+    """Bytes that the file was given; those that it has if its header does not say."""
+
+    @property
+    def end(self) -> int:
+        """Position of the file behind it."""
+        return self.position + self.size
 
 
 def scan_file(disk: Disk, directory: str, position: int) -> Scan:
     """Read one file. DamageError only for a version of the format that this program does not know."""
-    path = path_of(directory, position)
+    path = f"{directory}/{name_of(position)}"
     view = disk.map(path)
     file = _read_header(view, path, position)
     if file is None:
-        return Scan(path, position, None, [], "its header is damaged", content_end(view, 0))
+        return Scan(path, position, None, [], "its header is damaged", content_end(view, 0), len(view))
     if len(view) < file.capacity:
         damage = f"it has {len(view)} bytes of {file.capacity}: it was truncated"
     else:
@@ -89,7 +96,7 @@ def scan_file(disk: Disk, directory: str, position: int) -> Scan:
             runs.append(run)
             place = _next_mark(view, run.end, pattern)
     last = runs[-1].end if runs else file.header_bytes
-    return Scan(path, position, file, runs, damage, content_end(view, last))
+    return Scan(path, position, file, runs, damage, content_end(view, last), file.capacity)
 
 
 def content_end(view: memoryview, start: int) -> int:
