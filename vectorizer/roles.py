@@ -93,7 +93,7 @@ class Roles:
             return {
                 "success": True,
                 "role": role.value.capitalize(),
-                "message": "Replication configured; the change is in force.",
+                "message": "Replication configured successfully. The change is in force; no restart is required.",
                 "restart_required": False,
             }
 
