@@ -56,6 +56,8 @@ class Request:
         self.environ = environ
         self.route = route
         self.breathe = Breather()
+        self.answers_bson = route.bson and wants_bson(environ.get("HTTP_ACCEPT", ""))
+        """Whether the answer is to be BSON."""
         self._limits = limits
         self._depth_max = depth_max
 
@@ -71,11 +73,6 @@ class Request:
         if kind == BSON or body.count(b"[") + body.count(b"{") > self._depth_max:
             check_depth(document, self._depth_max, self.breathe)
         return document
-
-    @property
-    def answers_bson(self) -> bool:
-        """Whether the answer is to be BSON."""
-        return self.route.bson and wants_bson(self.environ.get("HTTP_ACCEPT", ""))
 
     def vector(self, vector: Vectors) -> Any:
         """A vector (d,) as the answer's format holds it."""
