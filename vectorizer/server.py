@@ -146,12 +146,23 @@ def new_id() -> str:
 def lock_data(disk: Disk, root: str) -> Lock:
     """Hold the data directory against other processes. ConfigurationError if it cannot be had."""
     try:
-        disk.make_directory(root)
+        _make_durable_directory(disk, root)
         return disk.lock(f"{root}/LOCK")
     except BlockingIOError as error:
         raise _unusable(root, "another running server holds it") from error
     except OSError as error:
         raise _unusable(root, error.strerror or str(error)) from error
+
+
+def _make_durable_directory(disk: Disk, path: str) -> None:
+    """Make a directory if it is missing; its name, and those of the new ones above it, survive a loss of power."""
+    missing = []
+    while not disk.exists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for path in reversed(missing):
+        disk.make_directory(path)
+        disk.sync_directory(os.path.dirname(path))
 
 
 def _unusable(root: str, why: str) -> ConfigurationError:
