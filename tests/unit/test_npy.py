@@ -1,0 +1,68 @@
+"""Array files: written in parts, read back as what they are, refused when they are something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from vectorizer.storage.npy import NpyError, npy_parts, open_npy
+
+ARRAY = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+def file_of(*parts: npt.NDArray[np.generic], shape: tuple[int, ...] = (4, 3)) -> bytes:
+    return b"".join(npy_parts(parts, np.float32, shape))
+
+
+def test_numpy_reads_what_is_written_in_parts() -> None:
+    content = file_of(ARRAY[:1], ARRAY[1:1], ARRAY[1:])
+    np.testing.assert_array_equal(np.load(BytesIO(content)), ARRAY)
+
+
+def test_parts_are_converted() -> None:
+    content = file_of(ARRAY.astype(np.float64).T.copy().T)
+    np.testing.assert_array_equal(open_npy(memoryview(content), np.float32, 2), ARRAY)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 0), (4, 3), (12, 1)])
+def test_it_reads_what_numpy_writes(shape: tuple[int, int]) -> None:
+    array = np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape)
+    file = BytesIO()
+    np.save(file, array)
+    opened = open_npy(memoryview(file.getvalue()), np.float32, 2)
+    assert opened.shape == shape and not opened.flags.writeable
+    np.testing.assert_array_equal(opened, array)
+
+
+def saved(array: npt.NDArray[np.generic]) -> bytes:
+    file = BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: b"", "not a .npy file"),
+        (lambda content: b"\x00" + content[1:], "not a .npy file"),
+        (lambda content: content[:6] + b"\x02" + content[7:], "not a .npy file"),
+        (lambda content: content[:30], "cannot be read"),
+        (lambda content: content.replace(b"shape", b"shope"), "cannot be read"),
+        (lambda content: content.replace(b"(4, 3)", b"[4, 3]"), "shape is"),
+        (lambda content: content.replace(b"(4, 3)", b"(4,-3)"), "shape is"),
+        (lambda content: content.replace(b"(4, 3)", b"(5, 3)"), "takes 60 bytes"),
+        (lambda content: content.replace(b"(4, 3)", b"(9**9)"), "cannot be read"),
+        (lambda content: content[:-1], "takes 48 bytes"),
+        (lambda content: content + b"x", "takes 48 bytes"),
+        (lambda content: saved(ARRAY.astype(np.float64)), "holds '<f8'"),
+        (lambda content: saved(np.asfortranarray(ARRAY)), "C order"),
+        (lambda content: saved(ARRAY.reshape(-1)), "shape is"),
+    ],
+)
+def test_anything_else_is_refused(damage: Callable[[bytes], bytes], message: str) -> None:
+    with pytest.raises(NpyError, match=message):
+        open_npy(memoryview(damage(saved(ARRAY))), np.float32, 2)
