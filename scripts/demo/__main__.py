@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
-from scripts.demo import digits, screen
+from scripts.demo import screen
 from scripts.demo.client import NodeError
 from scripts.demo.processes import Cluster, ClusterError, Plan, check_ports, forget_the_dead, stop_left_behind
 
@@ -57,6 +58,9 @@ def run(plan: Plan, demo: bool) -> int:
         cluster.start()
         announce(cluster)
         if demo:
+            # scikit-learn takes seconds to import; by now the nodes run, and Ctrl-C is heard.
+            from scripts.demo import digits
+
             digits.show(plan.urls["master"], [plan.urls["replica-1"], plan.urls["replica-2"]])
         screen.watch(cluster, stopping)
     except KeyboardInterrupt:
@@ -80,6 +84,10 @@ def main() -> int:
         return run(plan, demo=not given.no_demo)
     except (ClusterError, NodeError) as error:
         print(f"scripts/cluster: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, and the nodes have been stopped. Nothing is to be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 

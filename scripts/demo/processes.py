@@ -25,6 +25,8 @@ from scripts.demo.client import answers
 START_SECS = 30.0
 STOP_SECS = 20.0
 LOG_LINES = 15
+# Allocated ahead, three times over: a temporary directory may be small.
+JOURNAL_FILE_BYTES = 16 << 20
 
 
 class ClusterError(Exception):
@@ -94,15 +96,12 @@ class Plan:
 
     def settings(self, name: str) -> dict[str, str]:
         """The environment that makes a node what it is."""
+        address = f"127.0.0.1:{self.replication_port}"
         if name == "master":
-            return {
-                "REPLICATION_ROLE": "master",
-                "REPLICATION_BIND_ADDRESS": f"127.0.0.1:{self.replication_port}",
-            }
-        return {
-            "REPLICATION_ROLE": "replica",
-            "REPLICATION_MASTER_ADDRESS": f"127.0.0.1:{self.replication_port}",
-        }
+            role = {"REPLICATION_ROLE": "master", "REPLICATION_BIND_ADDRESS": address}
+        else:
+            role = {"REPLICATION_ROLE": "replica", "REPLICATION_MASTER_ADDRESS": address}
+        return {**role, "VECTORIZER_JOURNAL_FILE_BYTES": str(JOURNAL_FILE_BYTES)}
 
 
 def owner_of(port: int) -> str:

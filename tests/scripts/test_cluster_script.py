@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -96,6 +97,7 @@ class Script:
         if self.process is not None and not self.ended():
             self.process.kill()
             self.process.wait(STOP_SECS)
+        shutil.rmtree(ROOT / ".cluster" / f"data-{self.port}", ignore_errors=True)
 
 
 @pytest.fixture
@@ -127,6 +129,17 @@ def test_the_demo_loads_on_the_master_and_finds_on_a_replica(script: Script) -> 
     script.interrupt()
     assert script.exit_code() == 0, script.text()
     assert "All nodes have stopped." in script.text()
+    assert not any(alive(pid) for pid in pids)
+    assert not data_directories(script)
+    assert not script.record.exists()
+
+
+def test_an_interrupt_while_the_nodes_start_ends_them(script: Script) -> None:
+    script.start().says("Starting a master and two replicas")
+    wait_until(lambda: script.record.exists() and script.node_pids(), "a node has been started")
+    pids = script.node_pids()
+    script.interrupt()
+    assert script.exit_code() == 0, script.text()
     assert not any(alive(pid) for pid in pids)
     assert not data_directories(script)
     assert not script.record.exists()
