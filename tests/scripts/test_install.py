@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.harness import Client, free_port, wait_until
+from tests.cluster.harness.node import clean_environment
 from tests.scripts.shell import run
 
 pytestmark = pytest.mark.timeout(300)
@@ -49,6 +52,30 @@ def test_the_installed_program_runs_by_itself(prefix: Path) -> None:
     assert told.returncode == 0, told.stderr
     helped = subprocess.run([program / "scripts" / "failover", "--help"], capture_output=True, text=True)
     assert helped.returncode == 0
+
+
+def test_the_command_of_the_unit_starts_the_installed_server_with_its_own_data(prefix: Path) -> None:
+    unit = (prefix / "etc" / "systemd" / "system" / "vectorizer.service").read_text()
+    [command] = [
+        line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart=")
+    ]
+    port = free_port()
+    server = subprocess.Popen(
+        [*command.split(), "--host", "127.0.0.1", "--port", str(port)],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={key: value for key, value in clean_environment().items() if key != "PYTHONPATH"},
+    )
+    try:
+        client = Client("127.0.0.1", port)
+        wait_until(lambda: client.request("GET", "/health").status == 200, "it answers", 30)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 0
+        assert (prefix / "var" / "lib" / "vectorizer" / "LOCK").exists()
+    finally:
+        server.kill()
+        server.wait()
 
 
 @pytest.mark.needs("systemd-analyze")
