@@ -245,8 +245,8 @@ class _Group:
     def _add(self, query: int, chunk: Chunk, rows: npt.NDArray[np.integer[Any]], ranks: Scores) -> None:
         self._ranked[query].append((chunk, rows, ranks))
         if ranks.size >= self._limit:
-            worst = float(np.partition(ranks, self._limit - 1)[self._limit - 1])
             selection = self._selections[query]
+            worst = _nth(ranks, self._limit)
             selection.floor = max(selection.floor, flat.floor_of_rank(self.queries, query, worst))
 
     def _add_holdout(self, target: _Target, graph: Graph, asked: list[int]) -> None:
@@ -255,7 +255,7 @@ class _Group:
         rows, block = _holdout(chunk, graph)
         keys = flat.Keys(self.queries, block)
         for query in asked:
-            better = np.flatnonzero(keys.values[query] + keys.errors(query) >= self._selections[query].floor)
+            [better] = (keys.values[query] + keys.errors(query) >= self._selections[query].floor).nonzero()
             if better.size:
                 some = rows[better]
                 some = some[target.alive(some)]
@@ -276,13 +276,13 @@ class _Group:
         ranks = ranked[0][2] if len(ranked) == 1 else np.concatenate([part[2] for part in ranked])
         worst = float("inf")
         if ranks.size > self._limit:
-            worst = float(np.partition(ranks, self._limit - 1)[self._limit - 1])
+            worst = _nth(ranks, self._limit)
         sign = 1.0 if self.queries.metric == "euclidean" else -1.0
         if threshold is not None:
             worst = min(worst, sign * threshold)
         best: list[tuple[float, bytes, int, Chunk]] = []
         for chunk, rows, part_ranks in ranked:
-            kept = np.flatnonzero(part_ranks <= worst)
+            [kept] = (part_ranks <= worst).nonzero()
             for rank, row in zip(part_ranks[kept].tolist(), rows[kept].tolist(), strict=True):
                 best.append((rank, chunk.id_at(row), row, chunk))
         best.sort(key=_RANK_AND_ID)
@@ -290,6 +290,13 @@ class _Group:
 
 
 _RANK_AND_ID = itemgetter(0, 1)
+
+
+def _nth(ranks: Scores, n: int) -> float:
+    """The n-th best of them."""
+    ordered = ranks.copy()
+    ordered.partition(n - 1)
+    return float(ordered[n - 1])
 
 
 def _holdout(chunk: Chunk, graph: Graph) -> tuple[RowNumbers, Block]:

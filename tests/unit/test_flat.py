@@ -114,6 +114,27 @@ def test_bounds_hold(metric: Metric, dimension: int, scale: float) -> None:
 
 
 @metrics
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
+def test_no_key_of_a_row_as_good_is_below_the_floor_of_its_rank(
+    metric: Metric, scale: float, offset: float
+) -> None:
+    """What a graph found, turned into a floor for scans: rows of that rank and better pass it."""
+    rows = ((gaussian(300, 16, 5) + np.float32(offset)) * np.float32(scale)).astype(np.float32)
+    rows[::10] *= np.float32(1e-6)
+    [chunk] = chunked(rows, [300])
+    queries = Queries(metric, rows[100:103] * np.float32(1.01))
+    keys = Keys(queries, Block(chunk.vectors, chunk.norms))
+    for query in range(3):
+        ranks = flat.ranks(queries, query, rows, np.arange(300))
+        upper = keys.values[query].astype(np.float64) + keys.errors(query)
+        for rank in np.sort(ranks)[[0, 1, 9, 150, 299]].tolist():
+            floor = np.float32(flat.floor_of_rank(queries, query, rank))
+            assert (upper[ranks <= rank] >= floor).all()
+    assert flat.floor_of_rank(Queries("dot", np.zeros((1, 16), np.float32)), 0, -1.0) == -np.inf
+
+
+@metrics
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("k", [1, 10, 700])
 def test_a_scan_leaves_the_best_and_little_else(metric: Metric, count: int, k: int) -> None:
