@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
+import gevent
+import orjson
 import pytest
 
 from tests.unit.rest_client import BSON, RestNode
@@ -198,3 +202,32 @@ def test_replication_routes(node: RestNode) -> None:
     assert (answer.status, answer.body["error_type"]) == (400, "validation_error")
     assert "unknown key 'rol'" in answer.body["message"]
     assert answer.body["details"] == {"key": "rol", "accepted": "settings", "nearest": "role"}
+
+
+def test_requests_at_the_same_time_do_not_meet(node: RestNode) -> None:
+    one = node.create()
+
+    def work(worker: int) -> None:
+        connection = HTTPConnection(node.server.host, node.server.port, timeout=30)
+
+        def send(method: str, path: str, document: Any = None) -> Any:
+            body = None if document is None else orjson.dumps(document)
+            connection.request(method, one + path, body, {"Content-Type": "application/json"})
+            return orjson.loads(connection.getresponse().read())
+
+        for step in range(25):
+            id_ = f"{worker}/{step}"
+            vector = [worker + 1.0, step, 0.5]
+            written = send("POST", "/vectors", {"vectors": [{"id": id_, "vector": vector}]})
+            assert written["ids"] == [id_]
+            assert send("PUT", f"/vectors/{id_}", {"payload": {"worker": worker}})["id"] == id_
+            got = send("GET", f"/vectors/{id_}")
+            assert got == {"id": id_, "vector": vector, "payload": {"worker": worker}}
+            found = send("POST", "/search", {"id": id_, "limit": worker + 1})
+            assert found["limit"] == worker + 1
+        connection.close()
+
+    workers = [gevent.spawn(work, number) for number in range(8)]
+    gevent.joinall(workers, raise_error=True)
+    assert node.offset == 1 + 8 * 25 * 2
+    assert node.get(one).body["vector_count"] == 8 * 25

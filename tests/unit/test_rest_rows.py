@@ -189,4 +189,4 @@ def test_long_batches_breathe() -> None:
 
 
 def test_matrix_of_queries() -> None:
-    assert read_matrix(packed(1, 2, 3, 4, 5, 6), "vectors", 2, "dot").shape == (3, 2)
+    assert read_matrix(packed(1, 2, 3, 4, 5, 6), "vectors", 2, "dot", nothing).shape == (3, 2)

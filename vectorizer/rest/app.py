@@ -18,7 +18,7 @@ from vectorizer.database import Database
 from vectorizer.errors import RequestError
 from vectorizer.rest.bodies import BSON, JSON, BodyLimits, encode_json
 from vectorizer.rest.collections import CollectionRoutes
-from vectorizer.rest.exchange import Answer, Request, Route
+from vectorizer.rest.exchange import Request, Route
 from vectorizer.rest.health import HealthRoutes
 from vectorizer.rest.paths import RAW_TARGET, decode_part, split_target
 from vectorizer.rest.replication import ReplicationControl, ReplicationRoutes
@@ -66,11 +66,10 @@ class RestApp:
 
     def _callback(self, route: Route) -> Callable[..., bottle.HTTPResponse]:
         def call(**parts: str) -> bottle.HTTPResponse:
-            # Read before anything can switch greenlets; the routes get it as an argument.
+            # Read before anything can switch greenlets; the routes get it in their request.
             environ = bottle.request.environ
-            request = Request(environ, route, self._body_limits, self._depth_max)
             try:
-                return _response(request, self._answer(request, parts))
+                return self._respond(route, environ, parts)
             except RequestError as error:
                 return error_response(error)
             except Exception as error:  # noqa: BLE001  the last resort: nothing a client can do may lead here
@@ -83,13 +82,21 @@ class RestApp:
 
         return call
 
-    def _answer(self, request: Request, parts: Mapping[str, str]) -> Answer:
-        route = request.route
+    def _respond(
+        self, route: Route, environ: dict[str, Any], parts: Mapping[str, str]
+    ) -> bottle.HTTPResponse:
         if route.writes:
-            self._guard_writable(request)
-        return route.call(request, **{name: decode_part(part, f"the {name}") for name, part in parts.items()})
+            self._guard_writable(environ)
+        decoded = {name: decode_part(part, f"the {name}") for name, part in parts.items()}
+        request = Request(environ, route, self._body_limits, self._depth_max)
+        answer = route.call(request, **decoded)
+        if answer.body is not None:
+            return _http(answer.status, answer.body, JSON, answer.headers)
+        if request.answers_bson:
+            return _http(answer.status, codec.encode(answer.document), BSON, answer.headers)
+        return _http(answer.status, encode_json(answer.document), JSON, answer.headers)
 
-    def _guard_writable(self, request: Request) -> None:
+    def _guard_writable(self, environ: Mapping[str, Any]) -> None:
         node = self._database.node
         try:
             node.guard_writable()
@@ -97,8 +104,8 @@ class RestApp:
             redirect = self._database.settings.replication.replica_writes == "redirect"
             if error.error_type != "read_only_replica" or not redirect or node.master_url is None:
                 raise
-            query = request.environ["QUERY_STRING"]
-            target = request.environ["PATH_INFO"] + (f"?{query}" if query else "")
+            query = environ["QUERY_STRING"]
+            target = environ["PATH_INFO"] + (f"?{query}" if query else "")
             raise RequestError(
                 REDIRECT,
                 error.error_type,
@@ -135,14 +142,6 @@ def error_response(error: RequestError) -> bottle.HTTPResponse:
         **({"details": error.details} if error.details else {}),
     }
     return _http(error.status_code, encode_json(document), JSON, error.headers)
-
-
-def _response(request: Request, answer: Answer) -> bottle.HTTPResponse:
-    if answer.body is not None:
-        return _http(answer.status, answer.body, JSON, answer.headers)
-    if request.answers_bson:
-        return _http(answer.status, codec.encode(answer.document), BSON, answer.headers)
-    return _http(answer.status, encode_json(answer.document), JSON, answer.headers)
 
 
 def _http(status: int, body: bytes, kind: str, headers: Mapping[str, str]) -> bottle.HTTPResponse:

@@ -76,7 +76,6 @@ class CollectionRoutes:
 
     def create(self, request: Request) -> Answer:
         """201 with the new collection."""
-        request.query()
         config = CollectionConfig(**self._create_table.read(request.document()))
         _check_config(config)
         result = self._database.write(Create(config))
@@ -84,7 +83,6 @@ class CollectionRoutes:
 
     def list(self, request: Request) -> Answer:
         """All collections, by name."""
-        request.query()
         self._database.guard_readable()
         documents = []
         for _, collection in sorted(self._database.node.store.collections.items()):
@@ -94,18 +92,15 @@ class CollectionRoutes:
 
     def get(self, request: Request, name: str) -> Answer:
         """One collection."""
-        request.query()
         return Answer(describe(self._database.collection(name)))
 
     def drop(self, request: Request, name: str) -> Answer:
         """Gone, here and on every replica."""
-        request.query()
         self._database.collection(name)
         return written(self._database.write(Drop(name)), name=name, deleted=True)
 
     def digest(self, request: Request, name: str) -> Answer:
         """Equal on nodes that hold the same."""
-        request.query()
         view = self._database.view(name)
         digest, count = digest_of(view, request.breathe)
         return Answer({"digest": digest, "vector_count": count, "offset": view.offset})

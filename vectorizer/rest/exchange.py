@@ -50,7 +50,7 @@ class Route:
 
 
 class Request:
-    """What a route may ask about a request."""
+    """What a route may ask about a request. RequestError 400 if its query string is wrong."""
 
     def __init__(self, environ: Mapping[str, Any], route: Route, limits: BodyLimits, depth_max: int) -> None:
         self.environ = environ
@@ -58,12 +58,10 @@ class Request:
         self.breathe = Breather()
         self.answers_bson = route.bson and wants_bson(environ.get("HTTP_ACCEPT", ""))
         """Whether the answer is to be BSON."""
+        self.parameters = route.query.read_query(query_pairs(environ["QUERY_STRING"]))
+        """The checked parameters of the query string."""
         self._limits = limits
         self._depth_max = depth_max
-
-    def query(self) -> dict[str, Any]:
-        """The checked parameters of the query string."""
-        return self.route.query.read_query(query_pairs(self.environ.get("QUERY_STRING", "")))
 
     def document(self) -> Any:
         """The body, decoded; its form is not checked yet."""

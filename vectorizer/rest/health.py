@@ -22,7 +22,6 @@ class HealthRoutes:
 
     def health(self, request: Request) -> Answer:
         """Status, role, version and uptime."""
-        request.query()
         node = self._database.node
         status = "ok" if node.failure is None else "failed"
         return Answer(

@@ -43,22 +43,18 @@ class ReplicationRoutes:
 
     def status(self, request: Request) -> Answer:
         """200 in every role."""
-        request.query()
         return Answer(self._control.status())
 
     def stats(self, request: Request) -> Answer:
         """400 on a standalone node."""
-        request.query()
         return Answer(self._control.stats())
 
     def replicas(self, request: Request) -> Answer:
         """400 where there is no list of replicas."""
-        request.query()
         return Answer(self._control.replicas())
 
     def configure(self, request: Request) -> Answer:
         """What was refused by the settings is the client's mistake here."""
-        request.query()
         document = request.document()
         if not isinstance(document, Mapping):
             raise wrong("the body", "an object", document)

@@ -114,7 +114,6 @@ class SearchRoutes:
 
     def search(self, request: Request, name: str) -> Answer:
         """The best first."""
-        request.query()
         collection = self._database.collection(name)
         question = self._question(request.document(), collection, "")
         self._check_size([question], collection)
@@ -123,12 +122,11 @@ class SearchRoutes:
 
     def batch(self, request: Request, name: str) -> Answer:
         """One answer a search, in order, all from the same moment."""
-        request.query()
         collection = self._database.collection(name)
         document = request.document()
         questions: list[Question] = []
         if isinstance(document, Mapping) and isinstance(document.get("vectors"), bytes):
-            questions = self._column_questions(document, collection)
+            questions = self._column_questions(request, document, collection)
         else:
             for index, item in enumerate(self._batch_table.read(document)["searches"]):
                 questions.append(self._question(item, collection, f"searches[{index}]"))
@@ -161,10 +159,10 @@ class SearchRoutes:
             raise not_found("vector", values["id"])
         return Question(np.array(found[0].vectors[found[1]]), options, values["filter"], prefix, id_)
 
-    def _column_questions(self, document: Any, collection: Collection) -> list[Question]:
+    def _column_questions(self, request: Request, document: Any, collection: Collection) -> list[Question]:
         values = self._columns_table.read(document)
         config = collection.config
-        vectors = read_matrix(values["vectors"], "vectors", config.dimension, config.metric)
+        vectors = read_matrix(values["vectors"], "vectors", config.dimension, config.metric, request.breathe)
         if not 1 <= len(vectors) <= self._limits.searches_max:
             limit = self._limits.searches_max
             raise validation(f"vectors must be 1 to {limit} rows, they are {len(vectors)}", limit=limit)

@@ -118,14 +118,12 @@ class VectorRoutes:
 
     def get(self, request: Request, name: str, id: str) -> Answer:
         """The stored float32 values exactly, and the payload."""
-        request.query()
         collection = self._database.collection(name)
         chunk, row = self._locate(collection, self._id(id))
         return Answer(_document(request, chunk, row))
 
     def replace(self, request: Request, name: str, id: str) -> Answer:
         """Upsert of the full row: what the body leaves out is taken from the row as it is at the commit."""
-        request.query()
         id_ = self._id(id)
         collection = self._database.collection(name)
         values = REPLACEMENT.read(request.document())
@@ -150,7 +148,6 @@ class VectorRoutes:
 
     def delete(self, request: Request, name: str, id: str) -> Answer:
         """404 if it is missing."""
-        request.query()
         id_ = self._id(id)
         self._locate(self._database.collection(name), id_)
         return written(self._database.write(Delete(name, [id_])), id=id, deleted=True)
@@ -159,7 +156,6 @@ class VectorRoutes:
 
     def upsert(self, request: Request, name: str) -> Answer:
         """All rows or none, as one operation."""
-        request.query()
         collection = self._database.collection(name)
         config, limits = collection.config, self._limits
         row_limits = RowLimits(config.dimension, config.metric, limits.id_bytes_max, limits.payload_bytes_max)
@@ -176,7 +172,6 @@ class VectorRoutes:
 
     def delete_many(self, request: Request, name: str) -> Answer:
         """By ids or by filter; what is not there is no error, and changing nothing takes no offset."""
-        request.query()
         collection = self._database.collection(name)
         values = self._delete_table.read(request.document())
         if (values["ids"] is None) == (values["filter"] is None):
@@ -200,7 +195,7 @@ class VectorRoutes:
 
     def page(self, request: Request, name: str) -> Answer:
         """A part of everything, in an order that neither writes nor merges disturb."""
-        query = request.query()
+        query = request.parameters
         cursor = None if query["cursor"] is None else _read_cursor(query["cursor"])
         view = self._database.view(name)
         rows, more = _page_rows(view, cursor, query["limit"], request.breathe)
