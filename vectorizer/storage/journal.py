@@ -20,7 +20,6 @@ with a mark, and again with one in each further file that it reaches.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from itertools import pairwise
 
 from vectorizer.errors import VectorizerError
@@ -33,11 +32,13 @@ from vectorizer.storage.journal_file import (
     INDEX_BYTES,
     INDEX_OPERATIONS,
     MARK_BYTES,
+    FileSpan,
     JournalFile,
     Mark,
     create_file,
     encode_history,
     encode_mark,
+    history_reserve,
 )
 from vectorizer.storage.journal_reading import read_frames
 
@@ -46,16 +47,6 @@ BATCH_BYTES = 8 << 20
 
 class JournalFullError(VectorizerError):
     """A frame was appended without room; whoever appends asks `has_room` first."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileSpan:
-    """A file as the operator sees it; offsets are 0 if it holds no operations."""
-
-    path: str
-    first_offset: int
-    last_offset: int
-    bytes: int
 
 
 class Journal:
@@ -97,6 +88,7 @@ class Journal:
         self._written = (self._tail.end, last_offset)  # guarded: position, offset
         self._synced = (self._tail.end, last_offset)  # guarded
         self._dirty: list[JournalFile] = []  # the writing thread's: written since their last sync
+        self._filling = self._tail  # the writing thread's: the file of the newest write
         self._unmarked = unmarked  # whether there are records that no mark claims to be durable
         self._failed = False
 
@@ -164,13 +156,13 @@ class Journal:
 
     def has_room(self, frame_bytes: int) -> bool:
         """Whether a frame of this size fits into what is preallocated, marks and headers included."""
-        return self._fit(frame_bytes) is not None
+        return self._fit(frame_bytes, False) is not None
 
     def append(self, encoded: bytes, offset: int) -> None:
         """Buffer an operation's frame. JournalFullError if there is no room for it."""
         if offset != self.appended_offset + 1:
             raise ValueError(f"operation {offset} cannot follow operation {self.appended_offset}")
-        part = self._part_for(len(encoded))
+        part = self._part_for(len(encoded), False)
         place = part.end
         if not self._indexed[1] or (
             offset - self._indexed[0] >= INDEX_OPERATIONS or place - self._indexed[1] >= INDEX_BYTES
@@ -185,7 +177,7 @@ class Journal:
         if offset != self.appended_offset:
             raise ValueError(f"a history as of {offset} cannot follow operation {self.appended_offset}")
         encoded = encode_history(history, offset)
-        part = self._part_for(len(encoded))
+        part = self._part_for(len(encoded), True)
         self._history = (part.file.position + part.end, offset)
         self._add(part, encoded)
 
@@ -215,22 +207,24 @@ class Journal:
             self._completed_offset = batch.last_offset
             self._completed_file = batch.parts[-1].file
 
-    def _fit(self, frame_bytes: int) -> JournalFile | None:
+    def _fit(self, frame_bytes: int, is_history: bool) -> JournalFile | None:
+        """The file that takes the next frame, None if there is none."""
         mark = MARK_BYTES if self._starts_group() else 0
-        if self._tail_used + mark + frame_bytes <= self._tail.room_end:
+        end = self._tail_used + mark + frame_bytes
+        if end <= (self._tail.room_end if is_history else self._tail.operations_end):
             return self._tail
         with self._lock:
             for file in self._ready:
-                if file.header_bytes + MARK_BYTES + frame_bytes <= file.room_end:
+                if file.header_bytes + MARK_BYTES + frame_bytes <= file.operations_end:
                     return file
         return None
 
     def _starts_group(self) -> bool:
         return not self._groups or self._group_bytes >= BATCH_BYTES
 
-    def _part_for(self, frame_bytes: int) -> Part:
+    def _part_for(self, frame_bytes: int, is_history: bool) -> Part:
         """The part that takes the next frame, opening group and file as needed."""
-        file = self._fit(frame_bytes)
+        file = self._fit(frame_bytes, is_history)
         if file is None:
             raise JournalFullError(f"the journal has no room for {frame_bytes} bytes more")
         if self._starts_group():
@@ -269,7 +263,8 @@ class Journal:
         """Whether there is room for a frame of this size, after making another file if need be. Blocking."""
         if self.has_room(frame_bytes):
             return True
-        return self._make_file(max(self.file_bytes, HEADER_BYTES_MAX + 2 * MARK_BYTES + frame_bytes))
+        needed = HEADER_BYTES_MAX + 2 * MARK_BYTES + frame_bytes
+        return self._make_file(max(self.file_bytes, needed + history_reserve(2 * needed)))
 
     def sync(self) -> None:
         """Make durable all that is written. Blocking, not beside `Batch.write`; OSError means the journal
@@ -281,7 +276,7 @@ class Journal:
             for file in self._dirty:
                 assert file.handle is not None, "a file has its handle until all of it is synced"
                 file.handle.sync()
-                if written[0] >= file.position + file.capacity:
+                if file is not self._filling:
                     file.close()
         except BaseException:
             self._failed = True
@@ -362,6 +357,10 @@ class Journal:
             for part in batch.parts:
                 file = part.file
                 assert file.handle is not None, "a file has its handle while it is being filled"
+                if file is not self._filling:
+                    if self._filling not in self._dirty:
+                        self._filling.close()
+                    self._filling = file
                 history = (part.history_position, part.history_offset)
                 mark = encode_mark(file.file_id, self._mark(file, part.before, history))
                 file.handle.write_at(part.start, [mark, *part.frames])

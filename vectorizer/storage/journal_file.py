@@ -37,6 +37,7 @@ SUFFIX = ".journal"
 UNFINISHED_SUFFIX = ".journal.new"
 FILE_ID_BYTES = 8
 HEADER_BYTES_MAX = 256
+HISTORY_RESERVE_BYTES = 128 << 10
 
 INDEX_OPERATIONS = 64
 INDEX_BYTES = 64 << 10
@@ -91,6 +92,11 @@ class JournalFile:
         """Place in the file where records must end: a closing mark always fits behind them."""
         return self.capacity - MARK_BYTES
 
+    @property
+    def operations_end(self) -> int:
+        """Place where operations must end: histories fit behind them when a full disk ends all other room."""
+        return self.room_end - history_reserve(self.capacity)
+
     def place_before(self, offset: int) -> tuple[int, int]:
         """(offset, place) of an operation held at or shortly before `offset`."""
         number = bisect_right(self.index_offsets, offset) - 1
@@ -101,6 +107,16 @@ class JournalFile:
         if self.handle is not None:
             self.handle.close()
             self.handle = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpan:
+    """A file as the operator sees it; offsets are 0 if it holds no operations."""
+
+    path: str
+    first_offset: int
+    last_offset: int
+    bytes: int
 
 
 def operation_offset(content: bytes | memoryview, start: int, end: int) -> int:
@@ -116,6 +132,11 @@ def operation_offset(content: bytes | memoryview, start: int, end: int) -> int:
     if kind == 0x12:
         return int(value)
     return int(value) & 0x7FFFFFFF if kind == 0x10 else -1
+
+
+def history_reserve(capacity: int) -> int:
+    """Bytes of a file that only history records may take."""
+    return min(capacity // 16, HISTORY_RESERVE_BYTES)
 
 
 def name_of(position: int) -> str:
