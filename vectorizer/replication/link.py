@@ -256,6 +256,8 @@ class ReplicaLink:
 
     def deadline(self) -> float:
         """When `ready` is due at the latest while connected (monotonic seconds)."""
+        if self.state is LinkState.HANDSHAKE:  # nothing is said until the master has answered
+            return self.silent_at()
         return min(self.silent_at(), self._said_at + self._interval())
 
     def silent_at(self) -> float:
@@ -410,7 +412,7 @@ class ReplicaLink:
 
     def _sign_of_life(self, now: float) -> None:
         """An ack or `received`, if there is news or it is time."""
-        due = now - self._said_at >= self._interval()
+        due = now >= self._said_at + self._interval()  # as in `deadline`, to the last bit
         if self.state is LinkState.STREAMING:
             ack = (self.node.offset, min(self.node.durable_offset, self.node.offset))
             if ack != self._said or due:

@@ -346,7 +346,7 @@ class MasterSession:
         """Fill the outbox with the next thing there is to send, if there is."""
         if self.progress is None or self.state in (SessionState.CLOSING, SessionState.CLOSED):
             return
-        if now - self._beat_at >= self.settings().replication.heartbeat_interval_secs:
+        if now >= self._beat_at + self.settings().replication.heartbeat_interval_secs:
             self._beat_at = now
             lag_ms = self.progress.lag_ms(self.node.offset, self.node.log, now)
             self._send(messages.Heartbeat(self.node.offset, self.node.durable_offset, lag_ms, now_ms))
