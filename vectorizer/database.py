@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import gevent
 from gevent.event import AsyncResult, Event
@@ -219,12 +219,12 @@ class Database:
 
     def run_native(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run in a native thread for reads, while the event loop goes on; errors are raised here."""
-        result: R = self._read_threads.apply(function, args, kwargs)
+        result: R = _apply(self._read_threads, function, *args, **kwargs)
         return result
 
     def run_work(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The same in the threads for background work on files."""
-        result: R = self._work_threads.apply(function, args, kwargs)
+        result: R = _apply(self._work_threads, function, *args, **kwargs)
         return result
 
     # -- the journal's greenlets ------------------------------------------------------------------------
@@ -237,7 +237,7 @@ class Database:
             synced = self.settings.storage.fsync == "always"
             while (batch := journal.take_batch()) is not None:
                 try:
-                    self._journal_threads.apply(batch.write, (synced,))
+                    _apply(self._journal_threads, batch.write, synced)
                 except OSError as error:
                     self.fail(
                         NodeFailure(f"the journal cannot be written ({error}); nothing more is acknowledged")
@@ -257,7 +257,7 @@ class Database:
 
     def _sync(self, journal: Journal) -> None:
         try:
-            self._journal_threads.apply(journal.sync)
+            _apply(self._journal_threads, journal.sync)
         except OSError as error:
             self.fail(NodeFailure(f"the journal cannot be synced ({error}); nothing more is acknowledged"))
             return
@@ -267,3 +267,20 @@ class Database:
     def role(self) -> Role:
         """The node's role."""
         return self.node.role
+
+
+def _apply(threads: ThreadPool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run in a native thread; an error is raised here and only here: gevent would print it to stderr too."""
+    result, error = threads.apply(_outcome, (function, args, kwargs))
+    if error is not None:
+        raise error
+    return cast(R, result)
+
+
+def _outcome(
+    function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[R | None, Exception | None]:
+    try:
+        return function(*args, **kwargs), None
+    except Exception as error:  # noqa: BLE001  raised again where it is waited for
+        return None, error
