@@ -8,7 +8,6 @@ that started it.
 from __future__ import annotations
 
 import errno
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from gevent import subprocess
 from gevent.event import Event
 
 from vectorizer import logs
+from vectorizer.index.build import command
 from vectorizer.storage.graph_files import graph_file_infos, load_graph
 from vectorizer.storage.sealing import segment_directory_name
 
@@ -135,14 +135,10 @@ class GraphBuilder:
     def _run_child(self, path: str, collection: Collection) -> int:
         """Run the builder on a segment's directory; its exit code."""
         index, config = self._database.settings.index, collection.config
-        command = [
-            *(sys.executable, "-m", "vectorizer.index.build", path),
-            *("--metric", config.metric, "--m", str(config.hnsw_m)),
-            *("--ef-construction", str(config.ef_construction)),
-            *("--threads", str(index.builder_threads), "--niceness", str(index.builder_niceness)),
-        ]
+        m, threads, niceness = config.hnsw_m, index.builder_threads, index.builder_niceness
+        line = command(path, config.metric, m, config.ef_construction, threads, niceness)
         self._child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
             return int(self._child.wait())

@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.rows import chunked, clustered, gaussian, write_segment_files
+from tests.unit.rows import chunked, clustered, config_of, gaussian, view_of, write_segment_files
 from vectorizer.errors import DamageError
 from vectorizer.index.build import DESCRIPTION_FILE, GRAPH_FILE, ExitCode, TooFewRows, build, command, main
 from vectorizer.index.calibration import HOLDOUT_ROWS, Calibration
 from vectorizer.index.hnsw import Graph
+from vectorizer.search import search
+from vectorizer.storage.disk import RealDisk
+from vectorizer.storage.graph_files import graph_file_infos, load_graph
+from vectorizer.storage.segment import open_segment, write_segment
 
 DEADLINE_SECS = 30.0
 
@@ -57,6 +61,24 @@ def test_a_graph_with_its_description(tmp_path: Path) -> None:
     assert calibration.scan_us > 0 and calibration.batch_scan_us > 0
     graph = Graph.load(tmp_path / GRAPH_FILE, calibration, "cosine", 16)
     assert graph.query(gaussian(1, 16, 2)[0], 10, 50).size == 10
+
+
+def test_a_real_segment_is_searched_by_its_graph(tmp_path: Path) -> None:
+    """Files as the storage writes them, the graph beside, and hits with ids from the mapped rows."""
+    [rows] = chunked(clustered(6000, 32, 1), [6000])
+    disk, path = RealDisk(), f"{tmp_path}/segment"
+    files = write_segment(disk, path, rows.ids, rows.vectors, rows.norms, [b""] * 6000, rows.hashes)
+    assert run(Path(path)).returncode == ExitCode.BUILT
+    infos = graph_file_infos(disk, path)
+    sealed = open_segment(disk, path, rows.name, files, verify=True)
+    config = config_of(32, "cosine")
+    sealed.graph = load_graph(disk, path, config, infos, verify=True)
+    assert sealed.graph is not None
+    queries = clustered(300, 32, 1)[200:]
+    found = search(view_of(config, sealed), queries, 10, ef=200)
+    exact = search(view_of(config, rows), queries, 10)
+    same = [len({hit[:2] for hit in a} & {hit[:2] for hit in b}) for a, b in zip(found, exact, strict=True)]
+    assert sum(same) >= 0.99 * 10 * len(queries)
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -58,9 +58,9 @@ def test_the_document_survives_json_and_other_documents_are_refused() -> None:
     assert Calibration.from_document(document) == MEASURED
     with pytest.raises(ValueError, match="format 2"):
         Calibration.from_document({**document, "format": 2})
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="KeyError 'format'"):
         Calibration.from_document({})
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="TypeError"):
         Calibration.from_document({**document, "points": 3})
 
 

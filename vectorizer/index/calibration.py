@@ -95,16 +95,23 @@ class Calibration:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Calibration:
-        """The reverse. Raises ValueError, KeyError or TypeError for what is not such a document."""
-        if document["format"] != FORMAT:
-            raise ValueError(f"a calibration of format {document['format']!r}, this version reads {FORMAT}")
-        points = tuple(
-            Point(int(point["ef"]), float(point["recall"]), float(point["error"]), float(point["query_us"]))
-            for point in document["points"]
-        )
-        holdout = tuple(int(row) for row in document["holdout"])
-        scan_us, batch_scan_us = float(document["scan_us"]), float(document["batch_scan_us"])
-        rows, size = int(document["graph_rows"]), int(document["graph_bytes"])
+        """The reverse. Raises ValueError for what is not such a document."""
+        try:
+            if document["format"] != FORMAT:
+                raise ValueError(
+                    f"a calibration of format {document['format']!r}, this version reads {FORMAT}"
+                )
+            points = tuple(
+                Point(
+                    int(point["ef"]), float(point["recall"]), float(point["error"]), float(point["query_us"])
+                )
+                for point in document["points"]
+            )
+            holdout = tuple(int(row) for row in document["holdout"])
+            rows, size = int(document["graph_rows"]), int(document["graph_bytes"])
+            scan_us, batch_scan_us = float(document["scan_us"]), float(document["batch_scan_us"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a calibration: {type(error).__name__} {error}") from error
         return cls(rows, size, holdout, points, scan_us, batch_scan_us)
 
 
