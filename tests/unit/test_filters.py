@@ -10,33 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.chunks import Breaths, chunk_of
 from vectorizer import codec
-from vectorizer.columns import BLOCK_ROWS, CACHE_KEY, COLUMNS_MAX
 from vectorizer.errors import RequestError
 from vectorizer.filters import DEPTH_MAX, parse_filter
 from vectorizer.storage.chunk import ChunkView
-from vectorizer.storage.growing import GrowingChunk
-
-
-class Breaths:
-    """Counts how often others could have run."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self) -> None:
-        self.count += 1
-
-
-def chunk_of(payloads: list[dict[str, Any] | None], capacity: int | None = None) -> GrowingChunk:
-    count = len(payloads)
-    chunk = GrowingChunk("s0000000000000000", capacity or max(count, 1), 1)
-    ids = [b"%d" % index for index in range(count)]
-    rows = [codec.encode_payload(payload) for payload in payloads]
-    chunk.append(
-        ids, np.ones((count, 1), np.float32), np.ones(count, np.float32), np.zeros(count, np.uint64), rows
-    )
-    return chunk
 
 
 def matching(
@@ -246,31 +224,3 @@ def test_number_of_conditions_and_depth_are_bounded() -> None:
     parse_filter(nested, "filter", 5)
     with pytest.raises(RequestError, match=f"nested {DEPTH_MAX + 1} levels deep, the limit is {DEPTH_MAX}"):
         parse_filter({"must": [nested]}, "filter", 5)
-
-
-def test_columns_of_growing_rows_are_kept_by_blocks() -> None:
-    rows = BLOCK_ROWS * 2 + 10
-    chunk = chunk_of([{"n": index % 7} for index in range(rows)], capacity=rows + BLOCK_ROWS)
-    parsed = parse_filter({"must": [{"key": "n", "match": {"value": 3}}]}, "filter", 1)
-    mask = parsed.matching(ChunkView(chunk, rows, 1), Breaths())
-    assert mask.tolist() == [index % 7 == 3 for index in range(rows)]
-    kept = chunk.cache[CACHE_KEY + "n"]
-    assert isinstance(kept, dict) and sorted(kept) == [0, BLOCK_ROWS]
-    assert parsed.matching(ChunkView(chunk, 5, 1), Breaths()).tolist() == mask[:5].tolist()
-
-
-def test_columns_are_made_once_for_a_sealed_chunk_and_few_are_kept() -> None:
-    chunk = chunk_of([{"n": index, **{f"k{field}": 1 for field in range(40)}} for index in range(600)])
-    chunk.sealed = True  # type: ignore[misc]
-    view = ChunkView(chunk, 600, 1)
-    first, second = Breaths(), Breaths()
-    parsed = parse_filter({"must": [{"key": "n", "range": {"lt": 10}}]}, "filter", 1)
-    assert parsed.matching(view, first).sum() == 10
-    assert parsed.matching(view, second).sum() == 10
-    assert first.count > second.count, "the first one decodes payloads, with breaths"
-    for field in range(40):
-        parse_filter({"must": [{"key": f"k{field}", "exists": True}]}, "filter", 1).matching(view, first)
-        parsed.matching(view, first)
-    kept = [name for name in chunk.cache if name.startswith(CACHE_KEY)]
-    assert len(kept) == COLUMNS_MAX
-    assert CACHE_KEY + "n" in kept, "what is used stays"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -12,9 +13,10 @@ import gevent
 import orjson
 import pytest
 
-from tests.unit.rest_client import BSON, RestNode
+from tests.unit.rest_client import BSON, Control, RestNode
 from vectorizer import __version__, logs
 from vectorizer.node import Role
+from vectorizer.rest.app import RestApp
 
 WRITES = [
     ("POST", "/collections"),
@@ -231,3 +233,14 @@ def test_requests_at_the_same_time_do_not_meet(node: RestNode) -> None:
     gevent.joinall(workers, raise_error=True)
     assert node.offset == 1 + 8 * 25 * 2
     assert node.get(one).body["vector_count"] == 8 * 25
+
+
+def test_every_route_is_documented(node: RestNode) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "REST.md").read_text(encoding="utf-8")
+    for route in RestApp(node.database, Control()).routes:
+        path = re.sub(r"<(\w+)[^>]*>", r"{\1}", route.path)
+        assert f"`{route.method} {path}" in text, f"docs/REST.md lacks {route.method} {path}"
+        assert route.help
+        for table in route.bodies:
+            for name in table.fields:
+                assert re.search(rf"\b{name}\b", text), f"docs/REST.md lacks the field {name} of {table.name}"
