@@ -1,5 +1,4 @@
-"""The journal: everything committed, in order, in files; the long memory of the log and the way back after a
-crash.
+"""The journal: everything committed, in order, in files: the log's long memory, the way back after a crash.
 
 House rules:
 
@@ -96,9 +95,7 @@ class Journal:
     def create(
         cls, disk: Disk, directory: str, *, file_bytes: int, bytes_max: int, base_offset: int
     ) -> Journal:
-        """A durable, empty journal in an existing empty directory; its first operation is `base_offset` +
-        1.
-        """
+        """A durable journal in an existing, empty directory; its first operation is `base_offset` + 1."""
         file = create_file(disk, directory, 0, file_bytes, Mark(0, base_offset, base_offset, 0, 0, 0))
         return cls(
             disk,
