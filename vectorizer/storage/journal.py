@@ -117,6 +117,13 @@ class Journal:
         return bool(self._groups) or self._under_way is not None
 
     @property
+    def unwritten_bytes(self) -> int:
+        """Bytes that are appended and not written yet: they are in memory."""
+        with self._lock:
+            written, _ = self._written
+        return self.appended_bytes - written
+
+    @property
     def durable_offset(self) -> int:
         """The newest operation that is completed and synced."""
         with self._lock:
@@ -264,9 +271,7 @@ class Journal:
         return self._make_file(max(self.file_bytes, needed + history_reserve(2 * needed)))
 
     def sync(self) -> None:
-        """Make durable all that is written. Blocking, not beside `Batch.write`; OSError means the journal
-        is lost.
-        """
+        """Make durable all that is written. Blocking, never beside `Batch.write`; an OSError is final."""
         with self._lock:
             written = self._written
         try:
@@ -283,9 +288,7 @@ class Journal:
             self._synced = written
 
     def close(self) -> None:
-        """Sync, say in a last mark that everything is durable, and close. What is still buffered is
-        dropped.
-        """
+        """Sync, say in a last mark that all is durable, and close. What is still buffered is dropped."""
         try:
             if not self._failed and self._under_way is None:
                 self.sync()
@@ -322,8 +325,7 @@ class Journal:
         return [file.path for file in removed]
 
     def read(self, after_offset: int, bytes_max: int, through_offset: int) -> list[bytes] | None:
-        """Frames of the operations after `after_offset`, about `bytes_max` of them but at least one.
-        Blocking.
+        """Frames of the operations after an offset: about `bytes_max`, but at least one. Blocking.
 
         Only what is completed is seen, up to `through_offset`; [] if there is nothing more, None if the
         oldest of them is no longer held. DamageError if a frame on disk is damaged.

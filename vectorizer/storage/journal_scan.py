@@ -87,16 +87,16 @@ def scan_file(disk: Disk, directory: str, position: int) -> Scan:
     runs: list[Run] = []
     view = view[: file.capacity]
     place: int | None = file.header_bytes
+    filled = content_end(view, file.header_bytes)
     pattern = re.compile(re.escape(mark_pattern(file.file_id)))
     while place is not None:
         run = _scan_run(view, place, file)
         if run is None:
-            place = _next_mark(view, place + 1, pattern)
+            place = _next_mark(view, place + 1, filled, pattern)
         else:
             runs.append(run)
-            place = _next_mark(view, run.end, pattern)
-    last = runs[-1].end if runs else file.header_bytes
-    return Scan(path, position, file, runs, damage, content_end(view, last), file.capacity)
+            place = _next_mark(view, run.end, filled, pattern)
+    return Scan(path, position, file, runs, damage, max([filled, *(run.end for run in runs)]), file.capacity)
 
 
 def content_end(view: memoryview, start: int) -> int:
@@ -143,9 +143,9 @@ def _document_at(view: memoryview, place: int, limit: int) -> dict[str, Any] | N
         return None
 
 
-def _next_mark(view: memoryview, place: int, pattern: re.Pattern[bytes]) -> int | None:
-    """The place of the next frame that looks like a mark of this file, at or behind `place`."""
-    found = pattern.search(view, place + frame.HEADER_BYTES)
+def _next_mark(view: memoryview, place: int, stop: int, pattern: re.Pattern[bytes]) -> int | None:
+    """The place of the next frame that looks like a mark of this file, from `place` to before `stop`."""
+    found = pattern.search(view, place + frame.HEADER_BYTES, stop)
     return None if found is None else found.start() - frame.HEADER_BYTES
 
 
