@@ -129,7 +129,9 @@ def test_quick_start_example_1_development_environment(cluster: Cluster) -> None
         (master, {"enabled": True, "role": "master", "bind_address": bind_address}),
         (replica, {"enabled": True, "role": "replica", "master_address": bind_address}),
     ]:
-        node.settings = {**sample, "replication": replication}
+        server = {**sample.get("server", {}), "port": node.port}
+        storage = {**sample.get("storage", {}), "data_dir": str(node.data_directory)}
+        node.settings = {**sample, "server": server, "storage": storage, "replication": replication}
     master.start()
     replica.start()
     wait_until(lambda: replica.connected, "the replica is connected")

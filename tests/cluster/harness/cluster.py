@@ -82,7 +82,7 @@ class Cluster:
             "master_address": master_address,
             "bind_address": f"127.0.0.1:{free_port()}",
         }
-        return self.node(name or f"replica{len(self.replicas) + 1}", merged({"replication": own}, settings))
+        return self.node(name or f"replica{len(self.nodes)}", merged({"replication": own}, settings))
 
     def node(self, name: str, settings: Settings) -> Node:
         """Any node, not started yet, in a directory of its own."""

@@ -61,6 +61,8 @@ class Ledger:
         self.in_doubt = 0
         self.unrecorded: set[str] = set()
         """Collections whose content is compared between nodes only."""
+        self.unsettled: set[str] = set()
+        """Collections of which a create or drop is in doubt."""
         self.offsets: dict[tuple[str, int], str] = {}
         self._possible: dict[str, dict[str, set[Value]]] = {}
         self._batches: list[_BatchInDoubt] = []
@@ -82,10 +84,16 @@ class Ledger:
             del self._possible[collection]
             self._acknowledge(answer, f"drop {collection}")
 
+    def may_have_turned_over(self, collection: str) -> None:
+        """A create or drop was not answered: until it is looked up, nothing is known of the collection."""
+        with self._lock:
+            self.in_doubt += 1
+            self.unsettled.add(collection)
+
     def settled(self, collection: str, exists: bool) -> None:
         """A create or drop without an answer was looked up afterwards."""
         with self._lock:
-            self.in_doubt += 1
+            self.unsettled.discard(collection)
             if exists:
                 self._possible.setdefault(collection, {})
             else:
@@ -123,8 +131,8 @@ class Ledger:
 
     def differences(self, node: Node) -> list[str]:
         """Everything on `node` that contradicts what the clients were told, one sentence each."""
-        held = set(node.collections()) - self.unrecorded
-        told = set(self._possible)
+        held = set(node.collections()) - self.unrecorded - self.unsettled
+        told = set(self._possible) - self.unsettled
         found = [f"collection {name} was lost" for name in sorted(told - held)]
         found += [f"collection {name} was never created, or was dropped" for name in sorted(held - told)]
         for name in sorted(held & told):

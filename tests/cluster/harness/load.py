@@ -66,8 +66,8 @@ class Writer:
             weights=[50, 15, 5, 12, 12, 6],
         )[0]
         try:
+            self.settle()
             action()
-            self.sent += 1
         except NotSent:
             time.sleep(RETRY_SECS)
         except Refused as error:
@@ -114,7 +114,7 @@ class Writer:
             self._write(collection, values, "POST", path, {"ids": there})
 
     def turn_over(self) -> None:
-        """Create this writer's own collection, or drop it; without an answer, look what became of it."""
+        """Create this writer's own collection, or drop it."""
         exists = self.own in self.ledger.collections()
         try:
             if exists:
@@ -122,19 +122,21 @@ class Writer:
             else:
                 document = {"name": self.own, "dimension": DIMENSION}
                 self.ledger.created(self.own, self.target().post("/collections", document))
+            self.sent += 1
         except InDoubt:
-            self.ledger.settled(self.own, self._exists())
+            self.ledger.may_have_turned_over(self.own)
         except Refused as error:
             if error.error_type not in UNKNOWN_OUTCOMES:
                 raise
-            self.ledger.settled(self.own, self._exists())
+            self.ledger.may_have_turned_over(self.own)
 
-    def _exists(self) -> bool:
-        def status() -> int:
-            found = self.target().request("GET", f"/collections/{self.own}").status
-            return found if found in (200, 404) else 0
-
-        return wait_until(status, f"{self.own} can be looked up") == 200
+    def settle(self) -> None:
+        """If a create or drop was not answered, look what became of it before anything else is done."""
+        if self.own in self.ledger.unsettled:
+            answer = self.target().request("GET", f"/collections/{self.own}")
+            if answer.status not in (200, 404):
+                raise Refused(answer, f"GET {self.own}")
+            self.ledger.settled(self.own, answer.status == 200)
 
     def _write(
         self, collection: str, values: dict[str, Value], method: str, path: str, document: Any = None
@@ -149,6 +151,7 @@ class Writer:
             self.ledger.may_have_written(collection, values)
         else:
             self.ledger.wrote(collection, values, answer)
+            self.sent += 1
 
     def _some_collection(self) -> str:
         own = [self.own] if self.own in self.ledger.collections() else []
