@@ -11,6 +11,8 @@ import gevent
 import pytest
 
 from tests.unit.rest_client import RestNode
+from vectorizer.database import WriteResult
+from vectorizer.operations import Drop
 
 KEYS = ["created_at", "dimension", "indexing_status", "metric", "name", "size", "vector_count"]
 
@@ -133,3 +135,18 @@ def test_digests_know_what_is_stored_and_not_how(tmp_path: Path) -> None:
     node.put(second + "/vectors/7", {"vector": [7, 1, 2]})
     assert node.get(second + "/digest").body["digest"] == digest["digest"]
     node.stop()
+
+
+def test_a_new_collection_is_answered_though_it_is_dropped_at_once(
+    node: RestNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = node.database.write
+
+    def write_and_drop(operation: Any) -> WriteResult:
+        result = write(operation)
+        write(Drop(operation.collection))
+        return result
+
+    monkeypatch.setattr(node.database, "write", write_and_drop)
+    answer = node.post("/collections", {"name": "a", "dimension": 3})
+    assert (answer.status, answer.body["name"], answer.body["offset"]) == (201, "a", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -79,7 +80,11 @@ class CollectionRoutes:
         config = CollectionConfig(**self._create_table.read(request.document()))
         _check_config(config)
         result = self._database.write(Create(config))
-        return written(result, 201, **describe(self._database.collection(config.name)))
+        # Somebody may have dropped it again while this write became durable.
+        collection = self._database.node.store.collections.get(config.name)
+        if collection is None:
+            collection = Collection(config, result.offset, time.time_ns() // 1_000_000)
+        return written(result, 201, **describe(collection))
 
     def list(self, request: Request) -> Answer:
         """All collections, by name."""
