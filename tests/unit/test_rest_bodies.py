@@ -19,6 +19,7 @@ from vectorizer.rest.bodies import (
     JSON,
     SLICE_BYTES,
     BodyLimits,
+    announced,
     check_depth,
     decode_body,
     encode_json,
@@ -42,18 +43,26 @@ def environ(body: bytes, kind: str | None = JSON, length: int | None = -1, **mor
     return given
 
 
+def read(given: dict[str, Any], *, bson: bool = False) -> tuple[str, bytes]:
+    kind, size = announced(given, LIMITS, bson=bson)
+    body = read_body(given, kind, LIMITS)
+    assert len(body) <= size
+    return kind, body
+
+
 def refused(status: int, given: dict[str, Any], *, bson: bool = False) -> str:
     with pytest.raises(RequestError) as caught:
-        read_body(given, LIMITS, bson=bson)
+        read(given, bson=bson)
     assert caught.value.status_code == status
     return caught.value.message
 
 
 def test_formats() -> None:
-    assert read_body(environ(b"{}"), LIMITS, bson=False) == (JSON, b"{}")
-    assert read_body(environ(b"{}", None), LIMITS, bson=False) == (JSON, b"{}")
-    assert read_body(environ(b"{}", "Application/JSON; charset=utf-8"), LIMITS, bson=True) == (JSON, b"{}")
-    assert read_body(environ(b"x", BSON), LIMITS, bson=True) == (BSON, b"x")
+    assert read(environ(b"{}")) == (JSON, b"{}")
+    assert read(environ(b"{}", None)) == (JSON, b"{}")
+    assert read(environ(b"{}", "Application/JSON; charset=utf-8"), bson=True) == (JSON, b"{}")
+    assert read(environ(b"x", BSON), bson=True) == (BSON, b"x")
+    assert read(environ(b"", length=None)) == (JSON, b"")
     assert "accepted: application/json" in refused(415, environ(b"x", BSON))
     assert "accepted: application/json or application/bson" in refused(
         415, environ(b"", "text/plain"), bson=True
@@ -63,9 +72,11 @@ def test_formats() -> None:
 
 def test_limits_are_named_with_both_numbers() -> None:
     assert "101 bytes, the limit is 100" in refused(413, environ(b"x" * 101))
-    assert "101 bytes, the limit is 100" in refused(413, environ(b"x" * 101, length=None)), "chunked"
+    assert "101 bytes, the limit is 100" in refused(
+        413, environ(b"x" * 101, length=None, HTTP_TRANSFER_ENCODING="chunked")
+    )
     assert "201 bytes, the limit is 200" in refused(413, environ(b"x" * 201, BSON), bson=True)
-    assert read_body(environ(b"x" * 100), LIMITS, bson=False)[1] == b"x" * 100
+    assert read(environ(b"x" * 100))[1] == b"x" * 100
 
 
 class Broken:

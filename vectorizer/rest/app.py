@@ -17,8 +17,9 @@ from vectorizer import codec, logs
 from vectorizer.database import Database
 from vectorizer.errors import RequestError
 from vectorizer.rest.bodies import BSON, JSON, BodyLimits, encode_json
+from vectorizer.rest.budget import Budget
 from vectorizer.rest.collections import CollectionRoutes
-from vectorizer.rest.exchange import Request, Route
+from vectorizer.rest.exchange import BSON_FACTOR, JSON_FACTOR, Bounds, Request, Route
 from vectorizer.rest.health import HealthRoutes
 from vectorizer.rest.paths import RAW_TARGET, decode_part, split_target
 from vectorizer.rest.replication import ReplicationControl, ReplicationRoutes
@@ -26,6 +27,8 @@ from vectorizer.rest.search import SearchRoutes
 from vectorizer.rest.vectors import VectorRoutes
 
 REDIRECT = 307
+LARGE_BODIES = 4
+"""Bodies of the largest size that are read at the same time; others wait."""
 
 log = logs.get(__name__)
 
@@ -36,12 +39,13 @@ class RestApp:
     def __init__(self, database: Database, control: ReplicationControl) -> None:
         self._database = database
         limits = database.settings.limits
-        self._body_limits = BodyLimits(
+        bodies = BodyLimits(
             limits.json_body_bytes_max,
             limits.bson_body_bytes_max,
             database.settings.server.request_timeout_secs,
         )
-        self._depth_max = limits.json_depth_max
+        largest = max(JSON_FACTOR * bodies.json_bytes, BSON_FACTOR * bodies.bson_bytes)
+        self._bounds = Bounds(bodies, limits.json_depth_max, Budget(LARGE_BODIES * largest))
         self.routes: list[Route] = [
             *HealthRoutes(database).routes(),
             *CollectionRoutes(database).routes(),
@@ -88,8 +92,11 @@ class RestApp:
         if route.writes:
             self._guard_writable(environ)
         decoded = {name: decode_part(part, f"the {name}") for name, part in parts.items()}
-        request = Request(environ, route, self._body_limits, self._depth_max)
-        answer = route.call(request, **decoded)
+        request = Request(environ, route, self._bounds)
+        try:
+            answer = route.call(request, **decoded)
+        finally:
+            request.close()
         if answer.body is not None:
             return _http(answer.status, answer.body, JSON, answer.headers)
         if request.answers_bson:

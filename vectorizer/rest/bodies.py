@@ -50,21 +50,34 @@ class BodyLimits:
     bson_bytes: int
     seconds: float
 
+    def of(self, kind: str) -> int:
+        """The limit of a content type."""
+        return self.bson_bytes if kind == BSON else self.json_bytes
 
-def read_body(environ: Mapping[str, Any], limits: BodyLimits, *, bson: bool) -> tuple[str, bytes]:
-    """(content type, bytes) of a request's body.
 
-    RequestError: 415 for another format, 413 with both numbers as soon as it is known to be too large, 400
-    where the client ended it early.
+def announced(environ: Mapping[str, Any], limits: BodyLimits, *, bson: bool) -> tuple[str, int]:
+    """(content type, largest possible size in bytes) of a body that is still to be read.
+
+    RequestError: 415 for another format, 413 with both numbers if it is announced too large.
     """
     kind = _content_type(environ, bson=bson)
-    limit = limits.bson_bytes if kind == BSON else limits.json_bytes
+    limit = limits.of(kind)
     length = environ.get("CONTENT_LENGTH")
-    if length and int(length) > limit:
-        raise too_large("the body", int(length), limit)
+    size = limit if "HTTP_TRANSFER_ENCODING" in environ else int(length or 0)
+    if size > limit:
+        raise too_large("the body", size, limit)
+    return kind, size
+
+
+def read_body(environ: Mapping[str, Any], kind: str, limits: BodyLimits) -> bytes:
+    """The bytes of a body.
+
+    RequestError: 413 as soon as it is known to be too large, 400 where the client ended it early, 408 if it
+    does not come.
+    """
     try:
         with gevent.Timeout(limits.seconds, TimeoutError()):
-            return kind, _read_all(environ["wsgi.input"], limit)
+            return _read_all(environ["wsgi.input"], limits.of(kind))
     except TimeoutError as error:
         raise RequestError(
             408, "request_timeout", f"the body did not arrive within {limits.seconds:g} s"

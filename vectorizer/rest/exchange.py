@@ -11,12 +11,25 @@ import numpy as np
 from vectorizer.breathing import Breather
 from vectorizer.database import WriteResult
 from vectorizer.operations import Vectors
-from vectorizer.rest.bodies import BSON, BodyLimits, check_depth, decode_body, read_body, wants_bson
+from vectorizer.rest.bodies import (
+    BSON,
+    BodyLimits,
+    announced,
+    check_depth,
+    decode_body,
+    read_body,
+    wants_bson,
+)
+from vectorizer.rest.budget import Budget
 from vectorizer.rest.paths import query_pairs
 from vectorizer.rest.schema import Table
 
 OFFSET_HEADER = "X-Replication-Offset"
 ID_HEADER = "X-Replication-Id"
+JSON_FACTOR = 8
+BSON_FACTOR = 2
+"""Memory that a body takes while it is read and decoded, as a multiple of its size."""
+
 NO_QUERY = Table("NoQuery", {})
 
 
@@ -49,10 +62,19 @@ class Route:
     """Changes data: refused by a replica before anything else is looked at."""
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a request may take; shared by all requests of one server."""
+
+    bodies: BodyLimits
+    depth: int
+    budget: Budget
+
+
 class Request:
     """What a route may ask about a request. RequestError 400 if its query string is wrong."""
 
-    def __init__(self, environ: Mapping[str, Any], route: Route, limits: BodyLimits, depth_max: int) -> None:
+    def __init__(self, environ: Mapping[str, Any], route: Route, bounds: Bounds) -> None:
         self.environ = environ
         self.route = route
         self.breathe = Breather()
@@ -60,17 +82,26 @@ class Request:
         """Whether the answer is to be BSON."""
         self.parameters = route.query.read_query(query_pairs(environ["QUERY_STRING"]))
         """The checked parameters of the query string."""
-        self._limits = limits
-        self._depth_max = depth_max
+        self._bounds = bounds
+        self._reserved = 0
 
     def document(self) -> Any:
         """The body, decoded; its form is not checked yet."""
-        kind, body = read_body(self.environ, self._limits, bson=self.route.bson)
+        bounds = self._bounds
+        kind, size = announced(self.environ, bounds.bodies, bson=self.route.bson)
+        factor = BSON_FACTOR if kind == BSON else JSON_FACTOR
+        self._reserved = bounds.budget.reserve(size * factor, bounds.bodies.seconds)
+        body = read_body(self.environ, kind, bounds.bodies)
         document = decode_body(kind, body, self.breathe, self.route.list_key)
         # So few brackets cannot be nested too deep, which spares most bodies the walk.
-        if kind == BSON or body.count(b"[") + body.count(b"{") > self._depth_max:
-            check_depth(document, self._depth_max, self.breathe)
+        if kind == BSON or body.count(b"[") + body.count(b"{") > bounds.depth:
+            check_depth(document, bounds.depth, self.breathe)
         return document
+
+    def close(self) -> None:
+        """The request is over: give back what it held."""
+        if self._reserved:
+            self._bounds.budget.release(self._reserved)
 
     def vector(self, vector: Vectors) -> Any:
         """A vector (d,) as the answer's format holds it."""
