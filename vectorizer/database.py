@@ -14,6 +14,7 @@ Each is linked to ``fail``: its unexpected end stops the process.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ R = TypeVar("R")
 JOURNAL_THREADS = 1
 READ_THREADS = 4
 WORK_THREADS = 2
+UNWRITTEN_BYTES_MAX = 32 << 20
+"""Committed operations that the journal has not written yet: beyond it, writers wait for the disk."""
+KILLED_POLL_SECS = 0.002
 
 log = logs.get(__name__)
 
@@ -112,9 +116,10 @@ class Database:
         self._wake()
 
     def close(self) -> None:
-        """Write and sync what is buffered, then stop."""
+        """Write and sync what is buffered, then stop. A node that has failed writes nothing more."""
         if self.node.failure is None:
-            self.flush()
+            with contextlib.suppress(NodeFailure):  # ``failed`` tells
+                self.flush()
         self._closing = True
         gevent.killall(self._greenlets)
         for threads in (self._journal_threads, self._read_threads, self._work_threads):
@@ -139,6 +144,8 @@ class Database:
         self.committed()
         if self.settings.storage.fsync == "always":
             self.wait_durable(offset)
+        else:
+            self._wait_written(node.journal)
         return result
 
     def apply_frame(self, encoded: bytes) -> int:
@@ -169,14 +176,27 @@ class Database:
                 )
             self._durable.wait()
 
+    def _wait_written(self, journal: Journal) -> None:
+        """Return when not too much is buffered: clients may be faster than the disk."""
+        while journal.unwritten_bytes > UNWRITTEN_BYTES_MAX and self.node.failure is None:
+            if self.node.journal is not journal:
+                return
+            self._durable.wait()
+
     def flush(self) -> None:
-        """Write and sync all that is buffered, whatever ``fsync`` says."""
-        journal, offset = self.node.journal, self.node.offset
+        """Write and sync all that is buffered, whatever ``fsync`` says. NodeFailure if that failed."""
+        journal = self.node.journal
         while journal.pending and self.node.failure is None:
             self._pending.set()
             self._durable.wait(0.05)
-        if journal.durable_offset < offset:
-            self._sync(journal)
+        if self.node.failure is None:
+            self._sync(journal)  # also when no operation waits: a history record may
+        if self.node.failure is not None:
+            raise self.node.failure
+
+    def close_journal(self, journal: Journal) -> None:
+        """Close one that is no longer the node's, after all that its thread still does. OSError."""
+        _apply(self._journal_threads, journal.close)
 
     def data_replaced(self) -> None:
         """The node's data was swapped: wake all who waited for the old one."""
@@ -270,8 +290,17 @@ class Database:
 
 
 def _apply(threads: ThreadPool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run in a native thread; an error is raised here and only here: gevent would print it to stderr too."""
-    result, error = threads.apply(_outcome, (function, args, kwargs))
+    """Run in a native thread; an error is raised here and only here: gevent would print it to stderr too.
+
+    A greenlet that is killed meanwhile ends when the thread is done, not before.
+    """
+    running: Any = threads.spawn(_outcome, function, args, kwargs)
+    try:
+        result, error = running.get()
+    except BaseException:  # this greenlet is killed: the thread must not go on with what others clean up then
+        while not running.ready():
+            gevent.sleep(KILLED_POLL_SECS)
+        raise
     if error is not None:
         raise error
     return cast(R, result)

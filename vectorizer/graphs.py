@@ -18,6 +18,7 @@ from gevent.event import Event
 
 from vectorizer import logs
 from vectorizer.index.build import command
+from vectorizer.storage.disk import is_disk_full
 from vectorizer.storage.graph_files import graph_file_infos, load_graph
 from vectorizer.storage.sealing import segment_directory_name
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 POLL_SECS = 1.0
 FAILURES_MAX = 3
 RETRY_SECS = 5.0
+NOT_STARTED = -1000
+SAID_BYTES_MAX = 500
 
 log = logs.get(__name__)
 
@@ -41,7 +44,6 @@ class GraphBuilder:
         self._changed = changed
         self._wake = Event()
         self._child: subprocess.Popen[bytes] | None = None
-        self._failures: dict[str, int] = {}
         self.built = 0
         self.failed = 0
         self.build_secs = 0.0
@@ -83,7 +85,7 @@ class GraphBuilder:
             for segment in collection.segments:
                 if segment.graph is not None or segment.rows < rows_min or segment.name in taken:
                     continue
-                if self._failures.get(segment_directory_name(collection, segment.name), 0) >= FAILURES_MAX:
+                if _failures(segment) >= FAILURES_MAX:
                     continue
                 if best is None or segment.rows > best[1].rows:
                     best = collection, segment
@@ -91,34 +93,31 @@ class GraphBuilder:
 
     def _build(self, collection: Collection, segment: SealedSegment) -> None:
         database = self._database
-        generation = database.node.generation
         name = segment_directory_name(collection, segment.name)
-        path = f"{database.directory.segments_path(generation)}/{name}"
+        path = f"{database.directory.segments_path(database.node.generation)}/{name}"
         started = time.monotonic()
-        code = self._run_child(path, collection)
-        if segment not in collection.segments or database.node.generation != generation:
+        code, said = self._run_child(path, collection)
+        if not self._is_wanted(collection, segment):
             return
         if code != 0:
-            self.failed += 1
-            self._failures[name] = self._failures.get(name, 0) + 1
-            log.warning(
-                "graph_build_failed", collection=collection.config.name, segment=segment.name, exit_code=code
-            )
-            gevent.sleep(RETRY_SECS)
+            self._failed(collection, segment, f"the builder ended with exit code {code}: {said}")
             return
         try:
             files = database.run_work(graph_file_infos, database.directory.disk, path)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOSPC):
+        except OSError as error:  # the segment was dropped or merged away meanwhile, or the disk is full
+            if error.errno != errno.ENOENT and not is_disk_full(error):
                 raise
-            return  # the segment was dropped or merged away meanwhile
+            if self._is_wanted(collection, segment):
+                self._failed(collection, segment, str(error))
+            return
         graph = database.run_work(
             load_graph, database.directory.disk, path, collection.config, files, verify=False
         )
-        if graph is None:
-            self._failures[name] = self._failures.get(name, 0) + 1
+        if not self._is_wanted(collection, segment):
             return
-        if segment in collection.segments:
+        if graph is None:
+            self._failed(collection, segment, "the graph that was built cannot be loaded")
+        else:
             segment.graph = graph
             segment.files = {**segment.files, **files}
             self.built += 1
@@ -132,16 +131,39 @@ class GraphBuilder:
                 secs=round(time.monotonic() - started, 3),
             )
 
-    def _run_child(self, path: str, collection: Collection) -> int:
-        """Run the builder on a segment's directory; its exit code."""
+    def _is_wanted(self, collection: Collection, segment: SealedSegment) -> bool:
+        """Whether the segment is still there: not dropped, not merged away, not replaced by other data."""
+        held = self._database.node.store.collections.get(collection.config.name)
+        return held is collection and segment in collection.segments
+
+    def _failed(self, collection: Collection, segment: SealedSegment, reason: str) -> None:
+        self.failed += 1
+        segment.cache["graph_failures"] = _failures(segment) + 1
+        log.warning(
+            "graph_build_failed", collection=collection.config.name, segment=segment.name, reason=reason
+        )
+        gevent.sleep(RETRY_SECS)
+
+    def _run_child(self, path: str, collection: Collection) -> tuple[int, str]:
+        """Run the builder on a segment's directory; its exit code and the end of what it said."""
         index, config = self._database.settings.index, collection.config
         m, threads, niceness = config.hnsw_m, index.builder_threads, index.builder_niceness
         line = command(path, config.metric, m, config.ef_construction, threads, niceness)
-        self._child = subprocess.Popen(
-            line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
         try:
-            return int(self._child.wait())
+            self._child = subprocess.Popen(
+                line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        except OSError as error:  # no memory, no processes, no file descriptors: later perhaps
+            return NOT_STARTED, str(error)
+        try:
+            _, said = self._child.communicate()
+            return int(self._child.returncode), said[-SAID_BYTES_MAX:].decode("utf-8", "replace").strip()
         finally:
             self.stop()
             self._child = None
+
+
+def _failures(segment: SealedSegment) -> int:
+    count = segment.cache.get("graph_failures", 0)
+    assert isinstance(count, int)
+    return count

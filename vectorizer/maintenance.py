@@ -19,10 +19,11 @@ from vectorizer import logs
 from vectorizer.database import Database
 from vectorizer.errors import RequestError
 from vectorizer.graphs import GraphBuilder
-from vectorizer.node import NodeFailure
+from vectorizer.node import Node, NodeFailure
 from vectorizer.operations import Merge as MergeOperation
 from vectorizer.storage import merging, sealing
 from vectorizer.storage.checkpoint import capture
+from vectorizer.storage.graph_files import GRAPH_FILES
 from vectorizer.storage.manifest import Manifest
 
 RETRY_SECS = 5.0
@@ -52,12 +53,18 @@ class Maintenance:
 
     def start(self) -> None:
         """Start working."""
+        if _lacks_graphs(self._database.node):
+            self.segments_changed()  # a manifest that names them fails full syncs
         self._database.own(gevent.spawn(self._run), "maintenance")
         self._graphs.start()
 
     def pin(self, owner: object, offset: int, directories: set[str]) -> None:
         """Keep files and journal for a running full sync."""
         self.pins[owner] = offset, directories, time.monotonic()
+
+    def unpin(self, owner: object) -> None:
+        """Files and journal may go; a second call does nothing."""
+        self.pins.pop(owner, None)
 
     def segments_changed(self) -> None:
         """Files were made that no manifest names yet."""
@@ -79,10 +86,14 @@ class Maintenance:
             self._wake.wait(POLL_SECS)
             self._wake.clear()
             try:
-                while self._work():
+                while worked := self._work():
                     gevent.sleep(0)  # a full sync that waits for the lock gets it between two pieces of work
+                    if self._checkpoint_due():
+                        break  # work may never end, the journal must
                 if self._checkpoint_due():
                     self.checkpoint()
+                if worked:
+                    self._wake.set()
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     self._database.fail(NodeFailure(f"background work failed: {error}"))
@@ -132,16 +143,15 @@ class Maintenance:
         if database.node.offset == database.node.manifest.offset:
             return False
         written = database.node.journal.appended_bytes - self._checkpoint_position
-        return (
-            written > storage.checkpoint_bytes or now - self._checkpoint_at > storage.checkpoint_interval_secs
-        )
+        bytes_max = min(storage.checkpoint_bytes, storage.journal_bytes_max // 2)
+        return written > bytes_max or now - self._checkpoint_at > storage.checkpoint_interval_secs
 
     def checkpoint(self) -> Manifest:
         """Write a checkpoint of now and trim the journal; the manifest. OSError if there is no room."""
         database = self._database
         with database.maintenance_lock:
             node = database.node
-            self._segments_changed_at = None
+            changed_at, self._segments_changed_at = self._segments_changed_at, None
             position = node.journal.appended_bytes
             base = replace(
                 node.manifest,
@@ -154,8 +164,12 @@ class Maintenance:
             self._drop_old_pins()
             pinned: set[str] = set().union(*(directories for _, directories, _ in self.pins.values()))
             checkpoint = capture(database.directory, node.generation, base, node.store, pinned)
-            database.flush()
-            node.manifest = database.run_work(checkpoint.write)
+            try:
+                database.flush()
+                node.manifest = database.run_work(checkpoint.write)
+            except BaseException:
+                self._segments_changed_at = changed_at or self._segments_changed_at
+                raise
             self._checkpoint_at = time.monotonic()
             self._checkpoint_position = position
             database.run_work(self._trim_journal)
@@ -173,6 +187,7 @@ class Maintenance:
     def _write_manifest(self, manifest: Manifest) -> None:
         directory, generation = self._database.directory, self._database.node.generation
         directory.set_current(generation, directory.write_manifest(generation, manifest))
+        directory.drop_old_manifests(generation)
 
     def _drop_old_pins(self) -> None:
         """A full sync that takes too long, or holds back too much journal, loses its pin and fails."""
@@ -197,3 +212,20 @@ class Maintenance:
             if file.last_offset > covered:
                 break
             node.journal.trim(file.last_offset)
+
+
+def _lacks_graphs(node: Node) -> bool:
+    """Whether the manifest names a graph that could not be loaded."""
+    graphs = {
+        (record.config.name, segment.name)
+        for record in node.manifest.collections
+        for segment in record.segments
+        if not segment.files.keys().isdisjoint(GRAPH_FILES)
+    }
+    loaded = {
+        (name, segment.name)
+        for name, collection in node.store.collections.items()
+        for segment in collection.segments
+        if segment.graph is not None
+    }
+    return not graphs <= loaded

@@ -155,7 +155,7 @@ def lock_data(disk: Disk, root: str) -> Lock:
 
 
 def _make_durable_directory(disk: Disk, path: str) -> None:
-    """Make a directory if it is missing; its name, and those of the new ones above it, survive a loss of power."""
+    """Make a directory if it is missing; its name and those of new ones above it survive a loss of power."""
     missing = []
     while not disk.exists(path):
         missing.append(path)
@@ -217,9 +217,9 @@ def _stored_manifest(directory: DataDirectory) -> Manifest | None:
 
 
 def _start_anew(directory: DataDirectory, options: StorageOptions, stored: Manifest | None) -> Recovered:
-    old = directory.generations()
+    for generation in directory.generations():
+        directory.keep_aside(generation, f"{time.time_ns() // 1_000_000}-damaged-{generation}")
     node_id, settings = (new_id(), {}) if stored is None else (stored.node_id, stored.stored)
     recovered = create(directory, options, Manifest(node_id, 0, None, 0, History(), settings))
-    for generation in old:
-        directory.set_generation_aside(generation, f"{time.time_ns() // 1_000_000}-damaged-{generation}")
+    directory.remove_other_generations(recovered.generation)
     return recovered

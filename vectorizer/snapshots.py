@@ -1,20 +1,27 @@
 """Exchange of whole data sets: capturing a snapshot for a replica, installing one, going back to a fork.
 
 The steps that take time run in native threads; the node's data is swapped on the event loop in one go. All
-of it holds the maintenance lock, so that no background work sees the data change under it.
+of it holds the maintenance lock, so that no background work sees the data change under it. The swap is never
+killed half-way: whoever ends the link waits until disk and memory agree again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
+
+import gevent
 
 from vectorizer import logs
 from vectorizer.database import Database
 from vectorizer.maintenance import Maintenance
+from vectorizer.node import NodeFailure
+from vectorizer.storage.journal import Journal
+from vectorizer.storage.manifest import Manifest
 from vectorizer.storage.recovery import Recovered, StorageOptions
-from vectorizer.storage.rewind import DivergedFile, rewind, save_diverged
+from vectorizer.storage.rewind import DIVERGED_FILES_MAX, DivergedFile, rewind, save_diverged
 from vectorizer.storage.snapshot import Snapshot, SnapshotFile, SnapshotReceiver, held_files, make_current
 
 FRESH_SECS = 1.0
@@ -30,6 +37,7 @@ class Snapshots:
         self._database = database
         self._maintenance = maintenance
         self._captured_at = float("-inf")
+        self._offered: Manifest | None = None
         self.diverged: list[DivergedFile] = []
         """What this process has saved aside, oldest first."""
         self.installing = False
@@ -37,14 +45,16 @@ class Snapshots:
 
     # -- the master's side ------------------------------------------------------------------------------
 
-    def capture(self) -> PinnedSnapshot:
+    def capture(self, *, fresh: bool = False) -> PinnedSnapshot:
         """A snapshot of now, durable, whose files and journal stay until it is released. OSError: no room on
-        disk.
+        disk. ``fresh``: not one of a moment ago, the replica needs what came since.
         """
         with self._database.maintenance_lock:
             node, now = self._database.node, time.monotonic()
             young = now - self._captured_at < FRESH_SECS and node.window[0] <= node.manifest.offset + 1
-            if node.offset != node.manifest.offset and not young:
+            young = young and not fresh and node.history == node.manifest.history
+            newest = node.offset == node.manifest.offset and node.history == node.manifest.history
+            if not newest and not young:
                 self._maintenance.checkpoint()
                 self._captured_at = time.monotonic()
             return PinnedSnapshot(
@@ -54,21 +64,32 @@ class Snapshots:
     # -- the replica's side -----------------------------------------------------------------------------
 
     def held_files(self) -> dict[str, int]:
-        """Names and CRC32 of files that need not be sent."""
-        return held_files(self._database.node.manifest)
+        """Names and CRC32 of files that need not be sent; they stay in place until ``begin`` has them."""
+        node = self._database.node
+        self._offered = node.manifest
+        self._maintenance.pin(self, node.offset, node.manifest.directories())
+        return held_files(node.manifest)
 
     def begin(self, document: Any, files: Iterable[SnapshotFile]) -> SnapshotReceiver:
         """Start to receive aside; ``write`` and ``abort`` of what is returned block: run them in a native
         thread.
         """
         node = self._database.node
-        receiver = SnapshotReceiver(self._database.directory, node.generation, node.manifest, document, files)
+        old = replace(self._offered or node.manifest, stored=node.manifest.stored)
+        receiver = SnapshotReceiver(self._database.directory, node.generation, old, document, files)
         try:
             self._database.run_work(receiver.begin)
         except BaseException:
             self._database.run_work(receiver.abort)
             raise
+        finally:
+            self.forget_offer()
         return receiver
+
+    def forget_offer(self) -> None:
+        """Nobody sends a snapshot that relies on ``held_files``."""
+        self._offered = None
+        self._maintenance.unpin(self)
 
     def install(self, receiver: SnapshotReceiver, *, keep_aside: bool) -> None:
         """Verify what was received and make it this node's data. On an error the old data stays as it is."""
@@ -76,8 +97,9 @@ class Snapshots:
         self.installing = True
         try:
             with database.maintenance_lock:
-                recovered = database.run_work(receiver.finish, storage_options(database))
-                self._swap(recovered, receiver.manifest_name, keep_aside)
+                stored = database.node.manifest.stored  # may have changed since ``begin``
+                recovered = database.run_work(receiver.finish, storage_options(database), stored)
+                self._swap(recovered, receiver.manifest_name, keep_aside, receiver.keep)
         finally:
             self.installing = False
 
@@ -95,7 +117,7 @@ class Snapshots:
             bytes_max=database.settings.storage.diverged_bytes_max,
             timestamp_ms=time.time_ns() // 1_000_000,
         )
-        self.diverged.append(file)
+        self.diverged = [*self.diverged, file][-DIVERGED_FILES_MAX:]
         log.warning(
             "diverged_operations_saved",
             file=file.path,
@@ -126,24 +148,62 @@ class Snapshots:
                 )
                 if found is None:
                     return False
-                self._swap(*found, keep_aside=False)
+                recovered, name = found
+                self._swap(recovered, name, keep_aside=False)
                 return True
         finally:
             self.installing = False
 
-    def _swap(self, recovered: Recovered, manifest_name: str, keep_aside: bool) -> None:
+    def _swap(
+        self,
+        recovered: Recovered,
+        manifest_name: str,
+        keep_aside: bool,
+        counts: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make new data this node's; ``counts`` is called once it may be what ``CURRENT`` leads to.
+
+        In a greenlet that nobody kills: half of it would leave memory and disk apart.
+        """
+        swap = gevent.spawn(self._swap_whole, recovered, manifest_name, keep_aside, counts)
+        try:
+            swap.get()
+        except BaseException:
+            swap.join()
+            raise
+
+    def _swap_whole(
+        self, recovered: Recovered, manifest_name: str, keep_aside: bool, counts: Callable[[], None]
+    ) -> None:
         database, node = self._database, self._database.node
         label = f"{time.time_ns() // 1_000_000}-{node.replication_id or 'empty'}" if keep_aside else None
-        old_journal, old_generation = node.journal, node.generation
-        database.flush()
-        database.run_work(
-            make_current, database.directory, recovered.generation, manifest_name, old_generation, label
-        )
+        old_journal, place = node.journal, (recovered.generation, manifest_name)
+        try:
+            database.flush()
+            database.run_work(make_current, database.directory, *place, node.generation, label)
+        except BaseException as error:
+            recovered.journal.close()
+            if database.run_work(database.directory.current) != place:
+                raise  # nothing has changed
+            counts()
+            failure = NodeFailure(f"new data counts already, but perhaps not durably: {error}")
+            database.fail(failure)
+            raise failure from error
+        counts()
         node.install(recovered)
         node.has_complete_data = True
-        old_journal.close()
         database.data_replaced()
         log.info("data_installed", generation=recovered.generation, kept_aside=label, **node.describe())
+        self._leave(old_journal, recovered.generation)
+
+    def _leave(self, old_journal: Journal, generation: int) -> None:
+        """Close and remove the old data, or move it aside; what fails here is done by the next start."""
+        database = self._database
+        try:
+            database.close_journal(old_journal)
+            database.run_work(database.directory.remove_other_generations, generation)
+        except OSError as error:
+            log.warning("old_data_left", reason=str(error))
 
 
 class PinnedSnapshot:
@@ -161,7 +221,7 @@ class PinnedSnapshot:
 
     def release(self) -> None:
         """Files and journal may go; a second call does nothing."""
-        self._maintenance.pins.pop(self, None)
+        self._maintenance.unpin(self)
 
 
 def storage_options(database: Database) -> StorageOptions:

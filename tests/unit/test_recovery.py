@@ -225,6 +225,7 @@ def install(replica: StoredNode, receiver: SnapshotReceiver, aside: str | None =
     old = replica.node.generation
     replica.node.journal.close()
     make_current(replica.directory, recovered.generation, receiver.manifest_name, old, aside)
+    replica.directory.remove_other_generations(recovered.generation)
     replica.node.install(recovered)
 
 
@@ -360,6 +361,7 @@ def test_an_old_master_goes_back_to_the_fork(node: StoredNode, tmp_path: Path, c
     old = node.node.generation
     node.node.journal.close()
     make_current(node.directory, recovered.generation, name, old, None)
+    node.directory.remove_other_generations(recovered.generation)
     node.node.install(recovered)
     node.role = node.node.role = Role.REPLICA
     assert node.node.offset == fork
@@ -384,7 +386,8 @@ def test_saved_operations_are_bounded_and_say_so(node: StoredNode, tmp_path: Pat
 
 def test_going_back_needs_a_manifest_and_the_journal_after_it(node: StoredNode, tmp_path: Path) -> None:
     _, fork = diverged(node, tmp_path, checkpoint=False)
-    for _ in range(3):
+    for number in range(2):
+        node.upsert(200 + number)
         node.checkpoint()  # only manifests beyond the fork are left
     arguments = (
         node.directory,
@@ -407,7 +410,7 @@ def test_a_forced_generation_is_kept_aside(node: StoredNode, tmp_path: Path) -> 
     install(foreign, transfer(node, foreign), aside="before-force")
     assert content(foreign.things) == content(node.things)
     kept = Path(foreign.directory.root) / "aside" / "before-force"
-    assert sorted(path.name for path in kept.iterdir())[0] == "journal"
+    assert (kept / "journal").is_dir()
 
 
 def test_a_node_without_history_is_a_replica_that_never_synced(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ class Checkpoint:
             chunk.payloads[:rows],
             chunk.hashes[:rows],
         )
-        chunk.cache["written"] = ((self.generation, rows), files)
+        remember_written(chunk, self.generation, rows, files)
         return files
 
 
@@ -157,6 +157,13 @@ def capture(
         pinned = pinned | {segment.directory_name for segment in collection.segments}
     manifest = base if stored is None else base.with_stored(stored)
     return Checkpoint(directory, generation, manifest, captured, pinned)
+
+
+def remember_written(
+    chunk: GrowingChunk, generation: int, rows: int, files: Mapping[str, FileInfo]
+) -> None:
+    """A manifest names files with the first ``rows`` rows: they are used again, never written over."""
+    chunk.cache["written"] = ((generation, rows), dict(files))
 
 
 def restore_deletions(chunk: SealedSegment | GrowingChunk, record: SegmentRecord) -> None:

@@ -8,6 +8,7 @@
         manifest-0000000007      newest manifests (the one before is kept to go back to)
         journal/                 see journal
         segments/<identity>-<segment>/
+        KEEP                     label under which it is kept aside once another generation counts
     diverged/                    operations that a newer mastership overruled
     aside/                       generations that an operator's force replaced, until discarded
 
@@ -21,9 +22,11 @@ from collections.abc import Iterable
 
 from vectorizer.errors import DamageError
 from vectorizer.storage.disk import Disk
+from vectorizer.storage.journal_recovery import inspect
 from vectorizer.storage.manifest import Manifest
 
 CURRENT = "CURRENT"
+KEEP = "KEEP"
 ASIDE = "aside"
 DIVERGED = "diverged"
 MANIFESTS_KEPT = 2
@@ -57,12 +60,12 @@ class DataDirectory:
     # -- reading ----------------------------------------------------------------------------------------
 
     def current(self) -> tuple[int, str] | None:
-        """Generation and manifest that count; None in a new data directory. DamageError if CURRENT is
-        unreadable.
+        """Generation and manifest that count; None in a new data directory, also one whose first start was
+        cut. DamageError if CURRENT is unreadable.
         """
         path = f"{self.root}/{CURRENT}"
         if not self.disk.exists(path):
-            if self.generations():
+            if any(self._holds_data(generation) for generation in self.generations()):
                 raise DamageError(
                     path,
                     "the file is missing but there is data beside it; restore it from a backup or move "
@@ -74,6 +77,18 @@ class DataDirectory:
         if not (generation.isdigit() and name.startswith("manifest-")):
             raise DamageError(path, f"it names no manifest but {content[:80]!r}; restore it from a backup")
         return int(generation), name
+
+    def _holds_data(self, generation: int) -> bool:
+        """Whether anything was ever written here: not if the very first start was cut before CURRENT."""
+        names = self.manifests(generation)
+        if not names:
+            return False
+        if len(names) > 1 or self.read_manifest(generation, names[0]).offset:
+            return True
+        try:
+            return inspect(self.disk, self.journal_path(generation), after_offset=0).operations > 0
+        except DamageError:
+            return True
 
     def read_manifest(self, generation: int, name: str) -> Manifest:
         """A manifest. DamageError if it is missing or damaged."""
@@ -119,8 +134,17 @@ class DataDirectory:
         self.disk.replace(aside, path)
         self.disk.sync_directory(self.root)
 
-    def set_generation_aside(self, generation: int, label: str) -> str:
-        """Keep a replaced generation until the operator discards it; where it is."""
+    def keep_aside(self, generation: int, label: str) -> None:
+        """Once another generation counts, this one is to be kept under ``label`` and not removed.
+
+        Said before CURRENT changes, so that a cut after it loses nothing.
+        """
+        path = self.generation_path(generation)
+        self.disk.write_file(f"{path}/{KEEP}", [label.encode()])
+        self.disk.sync_directory(path)
+
+    def _set_aside(self, generation: int, label: str) -> None:
+        """Keep a replaced generation until the operator discards it."""
         folder = f"{self.root}/{ASIDE}"
         if not self.disk.exists(folder):
             self.disk.make_directory(folder)
@@ -128,16 +152,33 @@ class DataDirectory:
         self.disk.replace(self.generation_path(generation), target)
         self.disk.sync_directory(folder)
         self.disk.sync_directory(self.root)
-        return target
+
+    def drop_old_manifests(self, generation: int) -> list[Manifest]:
+        """Keep the newest manifests of different offsets, so that there is one to go back to; those kept.
+
+        One that cannot be read is of no use to anybody and goes too.
+        """
+        kept: list[Manifest] = []
+        for name in reversed(self.manifests(generation)):
+            try:
+                manifest = self.read_manifest(generation, name)
+            except DamageError:
+                manifest = None
+            if (
+                manifest is not None
+                and len(kept) < MANIFESTS_KEPT
+                and all(manifest.offset < newer.offset for newer in kept)
+            ):
+                kept.append(manifest)
+            else:
+                self.disk.remove(self.manifest_path(generation, name))
+        return kept
 
     def collect_garbage(self, generation: int, manifest: Manifest, pinned: Iterable[str] = ()) -> list[str]:
         """Remove what neither the newest manifests nor a running sync needs; removed directories."""
-        names = self.manifests(generation)
         needed = set(pinned) | manifest.directories()
-        for name in names[-MANIFESTS_KEPT:]:
-            needed |= self.read_manifest(generation, name).directories()
-        for name in names[:-MANIFESTS_KEPT]:
-            self.disk.remove(self.manifest_path(generation, name))
+        for kept in self.drop_old_manifests(generation):
+            needed |= kept.directories()
         segments = self.segments_path(generation)
         unneeded = [f"{segments}/{name}" for name in self.disk.list(segments) if name not in needed]
         for path in unneeded:
@@ -145,9 +186,17 @@ class DataDirectory:
         return unneeded
 
     def remove_other_generations(self, generation: int) -> None:
-        """Remove unfinished and replaced generations; only while nothing is received."""
+        """Remove unfinished and replaced generations, except those to be kept aside; only while nothing is
+        received.
+        """
         for number in self.generations():
-            if number != generation:
+            keep = f"{self.generation_path(number)}/{KEEP}"
+            if number == generation:
+                if self.disk.exists(keep):
+                    self.disk.remove(keep)  # it was to be replaced and was not
+            elif self.disk.exists(keep):
+                self._set_aside(number, self.disk.read(keep).decode())
+            else:
                 self.disk.remove_tree(self.generation_path(number))
 
     def generations(self) -> list[int]:

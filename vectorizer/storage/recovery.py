@@ -15,7 +15,7 @@ from vectorizer.errors import DamageError, RequestError
 from vectorizer.operations import OperationError, decode_entry
 from vectorizer.replication.history import History
 from vectorizer.replication.log import ReplicationLog
-from vectorizer.storage.checkpoint import restore_deletions
+from vectorizer.storage.checkpoint import remember_written, restore_deletions
 from vectorizer.storage.collection import Collection, PendingMerge
 from vectorizer.storage.data_directory import DataDirectory
 from vectorizer.storage.graph_files import GRAPH_FILES, load_graph
@@ -57,7 +57,9 @@ def open_data(directory: DataDirectory, options: StorageOptions, new_node_id: Ca
     """The data of a directory, made new if there is none. DamageError if it cannot be trusted."""
     current = directory.current()
     if current is None:
-        return create(directory, options, Manifest(new_node_id(), 0, None, 0, History()))
+        recovered = create(directory, options, Manifest(new_node_id(), 0, None, 0, History()))
+        directory.remove_other_generations(recovered.generation)  # of a first start that was cut
+        return recovered
     generation, name = current
     directory.remove_other_generations(generation)
     return load(directory, generation, directory.read_manifest(generation, name), options)
@@ -165,7 +167,7 @@ def _open_collection(
             attach_graph(directory, path, segment, item, record, verify)
             collection.segments.append(segment)
         else:
-            collection.growing.append(_regrow(segment, item, record))
+            collection.growing.append(_regrow(generation, segment, item, record))
         collection.vector_count += item.rows - len(item.deleted_rows)
     return collection
 
@@ -187,11 +189,14 @@ def attach_graph(
             segment.files.update(files)
 
 
-def _regrow(segment: SealedSegment, item: SegmentRecord, record: CollectionRecord) -> GrowingChunk:
-    """Growing rows of a checkpoint, copied back into memory."""
+def _regrow(
+    generation: int, segment: SealedSegment, item: SegmentRecord, record: CollectionRecord
+) -> GrowingChunk:
+    """Growing rows of a checkpoint, copied back into memory; the next checkpoint uses the same files."""
     chunk = GrowingChunk(item.name, record.config.segment_rows, record.config.dimension)
     ids = [segment.id_at(row) for row in range(item.rows)]
     payloads = [bytes(segment.payload_at(row)) for row in range(item.rows)]
     chunk.append(ids, segment.vectors, segment.norms, segment.row_hashes(), payloads)
     restore_deletions(chunk, item)
+    remember_written(chunk, generation, item.rows, item.files)
     return chunk

@@ -7,8 +7,10 @@ the one rename of ``CURRENT``. Until then nothing has changed.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from vectorizer import codec, frame
 from vectorizer.errors import DamageError
@@ -45,31 +47,31 @@ def save_diverged(
     disk = directory.disk
     folder = f"{directory.root}/{DIVERGED}"
     disk.make_directory(folder)
-    frames: list[bytes] = []
-    size, reached = 0, fork_offset
+    count = size = 0
     for encoded in _operations(journal, fork_offset, offset):
-        if size + len(encoded) > bytes_max:
-            break
-        frames.append(encoded)
         size += len(encoded)
-        reached += 1
+        if size > bytes_max:
+            break
+        count += 1
+    complete = fork_offset + count == offset
     header = {
         "m": "diverged",
         "version": 1,
         "fork_offset": fork_offset,
         "offset": offset,
-        "operations": len(frames),
-        "complete": reached == offset,
+        "operations": count,
+        "complete": complete,
         "timestamp_ms": timestamp_ms,
         "history": history.to_document(),
     }
     path = f"{folder}/{timestamp_ms}-after-{fork_offset}.journal"
-    disk.write_file(path, [frame.encode(codec.encode(header)), *frames])
+    kept = _operations(journal, fork_offset, fork_offset + count)
+    disk.write_file(path, chain([frame.encode(codec.encode(header))], kept))
     disk.sync_directory(folder)
     disk.sync_directory(directory.root)
     for name in disk.list(folder)[:-DIVERGED_FILES_MAX]:
         disk.remove(f"{folder}/{name}")
-    return DivergedFile(path, len(frames), reached == offset)
+    return DivergedFile(path, count, complete)
 
 
 def rewind(
@@ -92,8 +94,23 @@ def rewind(
     manifest = replace(
         manifest, history=history.truncated(manifest.offset), node_id=current.node_id, stored=current.stored
     )
-    disk = directory.disk
     target = directory.prepare_generation()
+    try:
+        _link_files(directory, generation, target, manifest)
+        reached = _copy_operations(directory, target, journal, history, manifest, fork_offset, options)
+        if reached == fork_offset:
+            name = directory.write_manifest(target, manifest)
+            return load(directory, target, manifest, options, verify=False), name
+    except BaseException:
+        directory.disk.remove_tree(directory.generation_path(target))
+        raise
+    directory.disk.remove_tree(directory.generation_path(target))
+    return None
+
+
+def _link_files(directory: DataDirectory, generation: int, target: int, manifest: Manifest) -> None:
+    """Give the files of a manifest their names in another generation too."""
+    disk = directory.disk
     source_path, target_path = directory.segments_path(generation), directory.segments_path(target)
     for name in sorted(manifest.directories()):
         disk.make_directory(f"{target_path}/{name}")
@@ -102,6 +119,18 @@ def rewind(
     for name in sorted(manifest.directories()):
         disk.sync_directory(f"{target_path}/{name}")
     disk.sync_directory(target_path)
+
+
+def _copy_operations(
+    directory: DataDirectory,
+    target: int,
+    journal: Journal,
+    history: History,
+    manifest: Manifest,
+    fork_offset: int,
+    options: StorageOptions,
+) -> int:
+    """A journal with the operations between manifest and fork; the last one's offset."""
     rebuilt = create_journal(directory, target, options, manifest.offset)
     try:
         rebuilt.append_history(history.truncated(fork_offset), manifest.offset)
@@ -109,17 +138,13 @@ def rewind(
         for encoded in _operations(journal, manifest.offset, fork_offset):
             number += 1
             if not rebuilt.has_room(len(encoded)) and not rebuilt.ensure_room(len(encoded)):
-                raise OSError(28, "no room for the journal as of the fork")
+                raise OSError(errno.ENOSPC, "no room for the journal as of the fork")
             rebuilt.append(encoded, number)
             _write_out(rebuilt)
         _write_out(rebuilt)
     finally:
         rebuilt.close()
-    if number != fork_offset:
-        disk.remove_tree(directory.generation_path(target))
-        return None
-    name = directory.write_manifest(target, manifest)
-    return load(directory, target, manifest, options, verify=False), name
+    return number
 
 
 def _manifest_before(directory: DataDirectory, generation: int, offset: int) -> Manifest | None:

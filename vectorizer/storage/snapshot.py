@@ -138,9 +138,14 @@ class SnapshotReceiver:
             handle.close()
             del self._open[name]
 
-    def finish(self, options: StorageOptions) -> Recovered:
-        """Verify that all is here and durable, and open it; ``install`` makes it count."""
+    def finish(self, options: StorageOptions, stored: Mapping[str, Any] | None = None) -> Recovered:
+        """Verify that all is here and durable, and open it; ``make_current`` makes it count.
+
+        ``stored``: the settings made by REST, if they are newer than the old manifest.
+        """
         assert self.generation is not None
+        if stored is not None:
+            self.manifest = self.manifest.with_stored(stored)
         directory, disk = self.directory, self.directory.disk
         segments = directory.segments_path(self.generation)
         for name, file in self._sent.items():
@@ -156,6 +161,10 @@ class SnapshotReceiver:
         self.manifest_name = directory.write_manifest(self.generation, self.manifest)
         return load(directory, self.generation, self.manifest, options, verify=False)
 
+    def keep(self) -> None:
+        """What was received counts now, or may count: ``abort`` leaves it alone."""
+        self.generation = None
+
     def abort(self) -> None:
         """Drop everything received."""
         for handle in self._open.values():
@@ -169,10 +178,9 @@ class SnapshotReceiver:
 def make_current(
     directory: DataDirectory, new_generation: int, name: str, old_generation: int, aside: str | None
 ) -> None:
-    """From here on the new generation counts; the old one is removed, or kept under ``aside`` if a label is
-    given.
+    """From here on the new generation counts. ``remove_other_generations`` then removes the old one, or keeps
+    it under ``aside`` if a label is given.
     """
-    directory.set_current(new_generation, name)
     if aside is not None:
-        directory.set_generation_aside(old_generation, aside)
-    directory.remove_other_generations(new_generation)
+        directory.keep_aside(old_generation, aside)
+    directory.set_current(new_generation, name)
