@@ -18,7 +18,6 @@ from vectorizer import logs
 from vectorizer.database import Database
 from vectorizer.maintenance import Maintenance
 from vectorizer.node import NodeFailure
-from vectorizer.storage.journal import Journal
 from vectorizer.storage.manifest import Manifest
 from vectorizer.storage.recovery import Recovered, StorageOptions
 from vectorizer.storage.rewind import DIVERGED_FILES_MAX, DivergedFile, rewind, save_diverged
@@ -163,21 +162,24 @@ class Snapshots:
     ) -> None:
         """Make new data this node's; ``counts`` is called once it may be what ``CURRENT`` leads to.
 
-        In a greenlet that nobody kills: half of it would leave memory and disk apart.
+        The disk's part is in a greenlet that nobody kills: half of it would leave memory and disk apart.
         """
-        swap = gevent.spawn(self._swap_whole, recovered, manifest_name, keep_aside, counts)
+        disk = gevent.spawn(self._swap_on_disk, recovered, manifest_name, keep_aside, counts)
         try:
-            swap.get()
+            disk.get()
         except BaseException:
-            swap.join()
+            disk.join()
+            if disk.successful():
+                self._swap_in_memory(recovered)
             raise
+        self._swap_in_memory(recovered)
 
-    def _swap_whole(
+    def _swap_on_disk(
         self, recovered: Recovered, manifest_name: str, keep_aside: bool, counts: Callable[[], None]
     ) -> None:
         database, node = self._database, self._database.node
         label = f"{time.time_ns() // 1_000_000}-{node.replication_id or 'empty'}" if keep_aside else None
-        old_journal, place = node.journal, (recovered.generation, manifest_name)
+        place = recovered.generation, manifest_name
         try:
             database.flush()
             database.run_work(make_current, database.directory, *place, node.generation, label)
@@ -190,20 +192,18 @@ class Snapshots:
             database.fail(failure)
             raise failure from error
         counts()
+        try:
+            database.close_journal(node.journal)
+            database.run_work(database.directory.remove_other_generations, recovered.generation)
+        except OSError as error:
+            log.warning("old_data_left", reason=str(error), removed="at the next start")
+
+    def _swap_in_memory(self, recovered: Recovered) -> None:
+        node = self._database.node
         node.install(recovered)
         node.has_complete_data = True
-        database.data_replaced()
-        log.info("data_installed", generation=recovered.generation, kept_aside=label, **node.describe())
-        self._leave(old_journal, recovered.generation)
-
-    def _leave(self, old_journal: Journal, generation: int) -> None:
-        """Close and remove the old data, or move it aside; what fails here is done by the next start."""
-        database = self._database
-        try:
-            database.close_journal(old_journal)
-            database.run_work(database.directory.remove_other_generations, generation)
-        except OSError as error:
-            log.warning("old_data_left", reason=str(error))
+        self._database.data_replaced()
+        log.info("data_installed", generation=recovered.generation, **node.describe())
 
 
 class PinnedSnapshot:

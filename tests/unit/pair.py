@@ -245,7 +245,7 @@ class Pair:
                 session.sent(sum(map(len, frames)))
             case ReadJournal(after, _, through):
                 session.journal_read(self.master.journal(after, through), self.now, self.now_ms)
-            case CaptureSnapshot(_):
+            case CaptureSnapshot():
                 self.snapshot = {"empty": b"", "data/rows.bson": b"".join(self.master.frames)}
                 self.manifest = {"history": self.master.history.to_document(), "count": self.master.offset}
                 files = [FileEntry(name, len(data), crc32(data)) for name, data in self.snapshot.items()]

@@ -769,7 +769,7 @@ def bytes_of(kind: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["full", "partial", "rewind", "diverged"])
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_cut_at_any_byte_the_next_connection_finishes(kind: str, data: st.DataObject) -> None:
     pair = scenario(kind)
@@ -804,7 +804,7 @@ def test_cut_at_any_byte_the_next_connection_finishes(kind: str, data: st.DataOb
     assert pair.table.totals.full_syncs <= pair.link.totals.full_syncs
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 900)), max_size=12))
 def test_bursts_and_cuts_lose_nothing_and_double_nothing(steps: list[tuple[int, int]]) -> None:
     node = master(3)

@@ -174,6 +174,7 @@ def test_a_body_that_is_no_document_is_refused(body: bytes) -> None:
     assert caught.value.code == "message_malformed"
 
 
+@settings(deadline=None)
 @given(st.integers(0, OFFSET_MAX), st.integers(0, OFFSET_MAX), st.integers(0, OFFSET_MAX))
 def test_the_head_of_an_operation_is_read_without_the_rest(offset: int, epoch: int, time_ms: int) -> None:
     line = encode_operation(Drop("c"), offset, epoch, time_ms)
@@ -198,7 +199,7 @@ def test_an_operation_without_its_head_is_refused(document: dict[str, Any]) -> N
     assert caught.value.code == "message_malformed"
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from(EXAMPLES), st.data())
 def test_damaged_bytes_are_refused_or_understood_but_never_anything_else(
     message: Message, data: st.DataObject

@@ -341,9 +341,16 @@ FILES = [FileEntry("a", 3 << 20, 1), FileEntry("none", 0, 0), FileEntry("b", 9 <
 def sending(node: TwinNode) -> MasterSession:
     session = session_of(node)
     tell(session, at(History(), 0))
-    assert tell(session, Accept({"x": 1})) == [CaptureSnapshot({"x": 1})]
+    assert tell(session, Accept({"x": 1})) == [CaptureSnapshot({"x": 1}, fresh=False)]
     session.snapshot_captured(8, {"m": "manifest"}, FILES, NOW)
     return session
+
+
+def test_a_replica_that_could_not_take_an_operation_gets_a_snapshot_of_now() -> None:
+    node = master(10)
+    session = session_of(node)
+    tell(session, at(node.history, 4, full="apply_failed"))
+    assert tell(session, Accept()) == [CaptureSnapshot({}, fresh=True)]
 
 
 def feed(session: MasterSession, node: TwinNode) -> list[object]:

@@ -65,9 +65,13 @@ class ReadJournal:
 
 @dataclass(frozen=True, slots=True)
 class CaptureSnapshot:
-    """Capture a snapshot, without the files that the replica has; then `snapshot_captured` or `fail`."""
+    """Capture a snapshot, without the files that the replica has; then `snapshot_captured` or `fail`.
+
+    `fresh`: it must be of now. The replica could not take an operation that an older one would not hold.
+    """
 
     have: Mapping[str, int]
+    fresh: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,8 +320,8 @@ class ReplicaLine:
                 self._write(frames)
             case ReadJournal():
                 self._read_journal(intention)
-            case CaptureSnapshot(have):
-                gevent.spawn(self._capture_snapshot, dict(have)).link_exception(self._capture_died)
+            case CaptureSnapshot():
+                gevent.spawn(self._capture_snapshot, intention).link_exception(self._capture_died)
             case ReadChunk():
                 self._read_chunk(intention)
             case ReleaseSnapshot():
@@ -345,10 +345,10 @@ class ReplicaLine:
         )
         self.session.journal_read(frames, time.monotonic(), clock_ms())
 
-    def _capture_snapshot(self, have: dict[str, int]) -> None:
+    def _capture_snapshot(self, wanted: CaptureSnapshot) -> None:
         """Never killed, since a checkpoint must not lose its lock: the line may be gone after it."""
         try:
-            pin = self._server.snapshots.capture()
+            pin = self._server.snapshots.capture(fresh=wanted.fresh)
         except (OSError, VectorizerError) as error:
             self._snapshot_failed(error)
             return
@@ -356,7 +356,7 @@ class ReplicaLine:
         if self.session.state is SessionState.CLOSED:
             self._release()
             return
-        files = pin.snapshot.files(have)
+        files = pin.snapshot.files(wanted.have)
         self._files = [file.name for file in files]
         entries = [messages.FileEntry(file.name, file.bytes, file.crc32) for file in files]
         self.session.snapshot_captured(

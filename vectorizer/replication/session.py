@@ -238,7 +238,7 @@ class MasterSession:
     def _accept(self, accept: messages.Accept, now: float, now_ms: int) -> None:
         self.state = SessionState.CAPTURING
         self._reading = True
-        self._outbox.append(CaptureSnapshot(accept.have))
+        self._outbox.append(CaptureSnapshot(accept.have, fresh=bool(self.hello and self.hello.full)))
 
     def _alive(self, message: messages.Message, now: float, now_ms: int) -> None:
         """Nothing but a sign of life."""

@@ -109,13 +109,14 @@ LINK_LEGAL: Mapping[LinkState, Table] = {
 
 
 def as_markdown(table: Mapping[Any, Table]) -> str:
-    """A table for people: one line a state, the messages it takes and what they lead to."""
+    """A table for people: one line a state, the messages it takes; in brackets what a message means there."""
     lines = ["| state | legal messages |", "| --- | --- |"]
     for state, legal in table.items():
-        words = [f"{_name(message)} → {method.lstrip('_')}" for message, method in legal.items()]
+        words = [_word(str(getattr(kind, "KIND", "operation")), method) for kind, method in legal.items()]
         lines.append(f"| {state} | {', '.join(words) or 'none'} |")
     return "\n".join(lines)
 
 
-def _name(message: type[Any]) -> str:
-    return str(getattr(message, "KIND", "operation"))
+def _word(kind: str, method: str) -> str:
+    meaning = method.lstrip("_")
+    return kind if meaning in (kind, f"{kind}d") else f"{kind} ({meaning})"

@@ -1,0 +1,190 @@
+"""A connection: frames over a real socket, with an end to every wait."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+
+import gevent
+import pytest
+from gevent import socket
+
+from vectorizer import frame
+from vectorizer.address import Address
+from vectorizer.errors import PeerError
+from vectorizer.replication.connection import TURN_SECS, Connection, Turn
+
+CEILING = 1 << 20
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Connection, Connection]]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    left = socket.create_connection(listener.getsockname())
+    right, _ = listener.accept()
+    listener.close()
+    pair = Connection(left, CEILING), Connection(right, CEILING)
+    yield pair
+    for end in pair:
+        end.close()
+
+
+def received(connection: Connection, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    while len(found) < count:
+        assert connection.receive(5.0)
+        found += connection.frames()
+    return found
+
+
+def test_what_is_sent_arrives_in_order(ends: tuple[Connection, Connection]) -> None:
+    left, right = ends
+    lines = [frame.encode(bytes([number]) * (1 + number * 3000)) for number in range(200)]
+    sender = gevent.spawn(left.send, lines, 5.0)
+    assert received(right, 200) == lines
+    assert sender.get() == sum(map(len, lines))
+
+
+def test_a_large_frame_arrives(ends: tuple[Connection, Connection]) -> None:
+    left, right = ends
+    right.raise_ceiling(1 << 25)
+    line = frame.encode(b"x" * (1 << 24))
+    gevent.spawn(left.send, [line], 5.0)
+    assert received(right, 1) == [line]
+
+
+def test_nothing_in_time_is_no_error(ends: tuple[Connection, Connection]) -> None:
+    started = time.monotonic()
+    assert not ends[0].receive(0.05)
+    assert time.monotonic() - started < 2.0
+    assert not ends[0].receive(-1.0)
+
+
+def test_the_end_of_the_connection(ends: tuple[Connection, Connection]) -> None:
+    left, right = ends
+    left.close()
+    left.close()
+    with pytest.raises(PeerError) as caught:
+        right.receive(5.0)
+    assert caught.value.code == "connection_lost"
+
+
+def test_the_end_inside_a_frame_is_told_apart(ends: tuple[Connection, Connection]) -> None:
+    left, right = ends
+    left._sock.sendall(frame.encode(b"abc")[:5])
+    left.finish_sending()
+    assert right.receive(5.0)
+    assert list(right.frames()) == []
+    with pytest.raises(PeerError) as caught:
+        right.receive(5.0)
+    assert caught.value.code == "frame_truncated"
+
+
+def test_what_was_said_before_the_end_is_still_read(ends: tuple[Connection, Connection]) -> None:
+    left, right = ends
+    left.send([frame.encode(b"bye")], 5.0)
+    left.finish_sending()
+    assert received(right, 1) == [frame.encode(b"bye")]
+
+
+def test_the_ceiling_stands_until_it_is_raised(ends: tuple[Connection, Connection]) -> None:
+    left, right = ends
+    left._sock.sendall(struct.pack(">II", 0xFFFFFFFF, 0))
+    assert right.receive(5.0)
+    with pytest.raises(PeerError) as caught:
+        list(right.frames())
+    assert caught.value.code == "frame_too_large"
+
+
+def test_raising_the_ceiling_counts_for_the_very_next_frame(ends: tuple[Connection, Connection]) -> None:
+    left, right = ends
+    small, large = frame.encode(b"hello"), frame.encode(b"x" * (CEILING + 10))
+    sender = gevent.spawn(left.send, [small, large], 5.0)
+    found = []
+    while len(found) < 2:
+        assert right.receive(5.0)
+        for line in right.frames():
+            found.append(line)
+            right.raise_ceiling(1 << 22)
+    assert found == [small, large]
+    sender.get()
+
+
+def test_a_peer_that_takes_nothing_is_cut_off(ends: tuple[Connection, Connection]) -> None:
+    with pytest.raises(PeerError) as caught:
+        ends[0].send([frame.encode(b"x" * (1 << 20))] * 64, 0.1)
+    assert caught.value.code == "write_timeout"
+
+
+def test_closing_wakes_the_greenlet_that_waits(ends: tuple[Connection, Connection]) -> None:
+    waiting = gevent.spawn(ends[0].receive, 30.0)
+    gevent.sleep(0.01)
+    ends[0].close()
+    with pytest.raises(PeerError):
+        waiting.get(timeout=5.0)
+
+
+def test_writing_to_what_is_gone(ends: tuple[Connection, Connection]) -> None:
+    left, right = ends
+    right.close()
+    with pytest.raises(PeerError) as caught:
+        for _ in range(100):
+            left.send([frame.encode(b"x" * 1000)], 1.0)
+            gevent.sleep(0.001)
+    assert caught.value.code == "connection_lost"
+    left.close()
+    left.finish_sending()
+
+
+def test_connecting_where_nobody_listens() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    listener.close()
+    with pytest.raises(PeerError) as caught:
+        Connection.connect(Address("127.0.0.1", port), 2.0, CEILING)
+    assert caught.value.code == "connect_failed"
+    assert f"127.0.0.1:{port}" in str(caught.value)
+
+
+def test_connecting_to_a_name_that_does_not_exist() -> None:
+    with pytest.raises(PeerError) as caught:
+        Connection.connect(Address("does-not-exist.invalid", 1), 5.0, CEILING)
+    assert caught.value.code in ("connect_failed", "connect_timeout")
+
+
+def test_connecting_to_a_listener_that_is_full() -> None:
+    """On Linux a full backlog leaves further connections without an answer."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    fillers = [socket.socket() for _ in range(4)]
+    for filler in fillers:
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
+    with pytest.raises(PeerError) as caught:
+        Connection.connect(Address(*listener.getsockname()), 0.2, CEILING)
+    assert caught.value.code == "connect_timeout"
+    assert "timed out" in str(caught.value)
+    for end in (listener, *fillers):
+        end.close()
+
+
+def test_host_names_are_resolved_when_connecting() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    connection = Connection.connect(Address("localhost", listener.getsockname()[1]), 5.0, CEILING)
+    connection.close()
+    listener.close()
+
+
+def test_a_turn_lets_others_run_after_a_few_milliseconds() -> None:
+    ran: list[int] = []
+    gevent.spawn(ran.append, 1)
+    turn = Turn()
+    turn.step()
+    assert ran == []
+    deadline = time.monotonic() + 2 * TURN_SECS
+    while time.monotonic() < deadline:
+        pass
+    turn.step()
+    assert ran == [1]
