@@ -19,7 +19,7 @@ from gevent.event import Event
 from vectorizer import __version__, logs
 from vectorizer.config import Settings, Source
 from vectorizer.database import Database, node_limits
-from vectorizer.errors import ConfigurationError, DamageError
+from vectorizer.errors import ConfigurationError, DamageError, RequestError
 from vectorizer.loop_delay import LoopDelay
 from vectorizer.maintenance import Maintenance
 from vectorizer.node import Node, Role
@@ -122,7 +122,7 @@ def serve(settings: Settings) -> int:
     except DamageError as error:
         log.error("data_damaged", reason=str(error))
         return FAILED
-    except OSError as error:
+    except (OSError, RequestError) as error:  # RequestError: no room on disk to record the mastership
         log.error("start_failed", reason=str(error))
         return FAILED
     stopping = Event()

@@ -48,6 +48,7 @@ from vectorizer.storage.snapshot import SnapshotFile
 if TYPE_CHECKING:
     Greenlet = gevent.Greenlet[..., None]
     from vectorizer.database import Database
+    from vectorizer.replication.history import History
     from vectorizer.snapshots import Snapshots
     from vectorizer.storage.snapshot import SnapshotReceiver
 
@@ -269,8 +270,7 @@ class ReplicaClient:
             case Apply(offset, line):
                 self._apply(offset, line)
             case AdoptHistory(history):
-                self._database.node.adopt_history(history)
-                self._database.committed()
+                self._adopt_history(history)
             case Prepare(fork_offset, rewind):
                 self._prepare(fork_offset, rewind)
             case BeginSnapshot():
@@ -281,6 +281,15 @@ class ReplicaClient:
                 self._install()
             case AbortSnapshot():
                 self._abort()
+
+    def _adopt_history(self, history: History) -> None:
+        node = self._database.node
+        try:
+            node.adopt_history(history)
+        except RequestError as error:  # no room on disk: nothing was changed
+            self.link.apply_failed(node.offset, error.error_type, str(error), time.monotonic())
+        else:
+            self._database.committed()
 
     def _apply(self, offset: int, line: bytes) -> None:
         now = time.monotonic()
