@@ -32,6 +32,11 @@ class ArrayChunk:
         self.hashes = hash_ids(self.ids)
         self.deleted_at = np.full(len(self.ids), LIVE, np.int64)
 
+    @property
+    def dead_rows(self) -> int:
+        """Rows that have died by now."""
+        return int(np.count_nonzero(self.deleted_at != LIVE))
+
     def id_at(self, row: int) -> bytes:
         """The row's id."""
         return self.ids[row]

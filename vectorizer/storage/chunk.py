@@ -44,6 +44,8 @@ class Chunk(Protocol):
     """Hashes of ids: in row order while growing, sorted in a segment (see ``order`` there)."""
     deleted_at: npt.NDArray[np.int64]
     """(capacity,) int64: LIVE or the offset at which the row died."""
+    dead_rows: int
+    """How many rows have died by now."""
     graph: Graph | None
     cache: dict[str, object]
     """Derived data that filters and search keep with a sealed chunk."""
