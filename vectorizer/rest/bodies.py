@@ -17,6 +17,7 @@ import orjson
 
 from vectorizer import codec
 from vectorizer.errors import RequestError, too_large, unsupported_media_type, validation
+from vectorizer.rest.bson_slices import decode_in_slices
 
 JSON = "application/json"
 BSON = "application/bson"
@@ -94,6 +95,9 @@ def decode_body(kind: str, body: bytes, breathe: Breathe, list_key: str | None =
     if not body:
         raise validation("the body is empty; a document is expected")
     if kind == BSON:
+        sliced = decode_in_slices(body, breathe) if len(body) > 2 * SLICE_BYTES else None
+        if sliced is not None:
+            return sliced
         try:
             return codec.decode(body)
         except codec.CodecError as error:
