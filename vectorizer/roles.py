@@ -93,7 +93,8 @@ class Roles:
             return {
                 "success": True,
                 "role": role.value.capitalize(),
-                "message": "Replication configured successfully. The change is in force; no restart is required.",
+                "message": "Replication configured successfully. The change is in force; "
+                "no restart is required.",
                 "restart_required": False,
             }
 
@@ -124,22 +125,43 @@ class Roles:
 
     def _become_master(self, settings: Settings, old: Role, force: bool) -> None:
         address = settings.replication.bind_address
-        listener: socket.socket | None = None
-        if self.master is None or address != self.settings.replication.bind_address:
-            try:
-                listener = bind(address)
-            except OSError as error:
-                raise _refused_bind(address, error) from error
+        if self.master is not None and address == self.settings.replication.bind_address:
+            self._take_mastership(settings, old, Role.MASTER, force)
+            return
+        listener = self._bind_beside(address)
         try:
             self._take_mastership(settings, old, Role.MASTER, force)
         except BaseException:
-            if listener is not None:
-                listener.close()
+            listener.close()
+            if self.master is not None and not self.master.listening:
+                self._listen_again()
             raise
-        if listener is not None:
-            if self.master is not None:
-                self.master.stop()
-            self._listen(listener)
+        if self.master is not None:
+            self.master.stop()
+        self._listen(listener)
+
+    def _bind_beside(self, address: str) -> socket.socket:
+        """A listener for another address. Ours is closed first if it holds that port on another interface."""
+        try:
+            return bind(address)
+        except OSError as error:
+            if self.master is None or error.errno != errno.EADDRINUSE or not self._is_own_port(address):
+                raise _refused_bind(address, error) from error
+        self.master.stop()
+        try:
+            return bind(address)
+        except OSError as error:
+            self._listen_again()
+            raise _refused_bind(address, error) from error
+
+    def _is_own_port(self, address: str) -> bool:
+        assert self.master is not None
+        return parse_address(address).port == parse_address(self.master.address).port
+
+    def _listen_again(self) -> None:
+        """Back to where this master listened before."""
+        assert self.master is not None
+        self._listen(bind(self.master.address))
 
     def _become_standalone(self, settings: Settings, old: Role, force: bool) -> None:
         self._take_mastership(settings, old, Role.STANDALONE, force)
@@ -170,7 +192,7 @@ class Roles:
             self._database.committed()
             self._database.flush()
             self._store(settings)
-        except RequestError:
+        except BaseException:
             node.role = old  # the mastership in the history stays empty, which changes nothing
             self._follow(force=False)
             raise
@@ -186,10 +208,16 @@ class Roles:
             if self.replica.stopped_for_good:
                 self.replica.reset()
             return
-        if old is not Role.REPLICA:
-            node.role = Role.REPLICA
-            self._database.flush()
-        self._store(settings)
+        if old is Role.REPLICA:
+            self._store(settings)
+        else:
+            node.fence("this node is about to become a replica")
+            try:
+                self._database.flush()
+                self._store(settings)
+                node.role = Role.REPLICA
+            finally:
+                node.fence(None)
         for part in (self.master, self.replica):
             if part is not None:
                 part.stop()
@@ -219,6 +247,7 @@ class Roles:
             force=force,
         )
         link = self.replica.link
+        self._database.node.master_url = None
         self.replica.start()
         self._database.serves_data = lambda: link.serves_data
 

@@ -22,7 +22,7 @@ from vectorizer.database import Database, node_limits
 from vectorizer.errors import ConfigurationError, DamageError, RequestError
 from vectorizer.loop_delay import LoopDelay
 from vectorizer.maintenance import Maintenance
-from vectorizer.node import Node, Role
+from vectorizer.node import Node, NodeFailure, Role
 from vectorizer.replication.history import History
 from vectorizer.replication_status import ReplicationStatus
 from vectorizer.rest.app import RestApp
@@ -77,7 +77,15 @@ class Server:
         return self._rest.host, self._rest.port
 
     def start(self) -> None:
-        """Serve. ConfigurationError if the replication address is in use."""
+        """Serve. ConfigurationError if the replication address is in use; nothing is left running then."""
+        try:
+            self._start()
+        except BaseException:
+            self._rest.close()
+            self._close()
+            raise
+
+    def _start(self) -> None:
         database = self.database
         database.start()
         database.own(gevent.spawn(self._loop_delay.run), "watch of the event loop")
@@ -97,7 +105,7 @@ class Server:
         )
 
     def stop(self) -> None:
-        """End everything in order; what was acknowledged is on disk."""
+        """End everything in order; what was acknowledged is on disk. NodeFailure if the journal failed."""
         timeout_secs = self.settings.server.shutdown_timeout_secs
         deadline = time.monotonic() + timeout_secs
         self._rest.stop(timeout_secs)
@@ -105,12 +113,19 @@ class Server:
         if self.database.node.failure is None:
             try:
                 self.maintenance.checkpoint()
-            except OSError as error:  # the journal has everything
+            except (OSError, NodeFailure) as error:  # the journal has everything
                 log.warning("last_checkpoint_failed", error=str(error))
-        self.database.close()
-        if self._lock is not None:
-            self._lock.release()
+        self._close()
+        if self.database.node.failure is not None:
+            raise self.database.node.failure
         log.info("stopped", **self.database.node.describe())
+
+    def _close(self) -> None:
+        try:
+            self.database.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
 
 def serve(settings: Settings) -> int:
@@ -122,7 +137,7 @@ def serve(settings: Settings) -> int:
     except DamageError as error:
         log.error("data_damaged", reason=str(error))
         return FAILED
-    except (OSError, RequestError) as error:  # RequestError: no room on disk to record the mastership
+    except (OSError, RequestError, NodeFailure) as error:  # RequestError: no room to record the mastership
         log.error("start_failed", reason=str(error))
         return FAILED
     stopping = Event()
@@ -134,7 +149,11 @@ def serve(settings: Settings) -> int:
         notify(f"STATUS={server.database.failed.get()}")
         os._exit(FAILED)  # memory can no longer be trusted: nothing is flushed, recovery decides
     notify("STOPPING=1")
-    server.stop()
+    try:
+        server.stop()
+    except (OSError, NodeFailure) as error:  # nothing acknowledged is lost, recovery decides about the rest
+        log.error("stop_failed", reason=str(error))
+        return FAILED
     return 0
 
 

@@ -195,6 +195,8 @@ class Snapshots:
         try:
             database.close_journal(node.journal)
             database.run_work(database.directory.remove_other_generations, recovered.generation)
+            if label is not None:
+                log.info("data_kept_aside", label=label)
         except OSError as error:
             log.warning("old_data_left", reason=str(error), removed="at the next start")
 

@@ -103,15 +103,17 @@ class MasterServer:
         self.acknowledged = Event()
         """Set at each ack; whoever waits for replicas clears it and looks at the table."""
         self._listener = listener
+        self.address = str(Address(*listener.getsockname()[:2]))
+        """Host and port of the listener."""
         self._lines: set[ReplicaLine] = set()
         self._acceptor: Greenlet | None = None
         self.turned_away = 0
         """Connections closed at once because there were too many."""
 
     @property
-    def address(self) -> str:
-        """Host and port of the listener."""
-        return str(Address(*self._listener.getsockname()[:2]))
+    def listening(self) -> bool:
+        """Whether replicas are let in."""
+        return self._acceptor is not None
 
     @property
     def lines(self) -> frozenset[ReplicaLine]:
