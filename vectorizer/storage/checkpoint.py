@@ -159,9 +159,7 @@ def capture(
     return Checkpoint(directory, generation, manifest, captured, pinned)
 
 
-def remember_written(
-    chunk: GrowingChunk, generation: int, rows: int, files: Mapping[str, FileInfo]
-) -> None:
+def remember_written(chunk: GrowingChunk, generation: int, rows: int, files: Mapping[str, FileInfo]) -> None:
     """A manifest names files with the first ``rows`` rows: they are used again, never written over."""
     chunk.cache["written"] = ((generation, rows), dict(files))
 
