@@ -582,10 +582,16 @@ class Life:
                     journal.trim(random.randint(0, self.manifest))
         self.durable = max(self.durable, journal.durable_offset)
 
-    def crash(self) -> None:
+    def crash(self, recovery_steps: int | None) -> None:
+        """Crash, and recover; the power may go off again after some steps of that."""
         self.disk.full = False
-        self.disk.crash(self.random)
+        if self.random.randrange(3):
+            self.disk.crash(self.random)
+        else:  # only the process dies: what was written is there, synced or not
+            self.disk.stop_process()
+        self.disk.stop_after = recovery_steps
         self.check()
+        self.disk.stop_after = None
 
     def check(self) -> None:
         """Recover, and compare with the truth."""
@@ -621,12 +627,10 @@ def test_crashes_at_any_step_lose_nothing_that_was_durable(seed: int) -> None:
         life.disk.stop_after = life.random.randint(0, 150)
         with contextlib.suppress(PowerLossError):
             life.run(60)
-        life.disk.stop_after = life.random.choice((None, life.random.randint(0, 12)))
         try:
-            life.crash()
-        except PowerLossError:  # during recovery
-            life.disk.stop_after = None
-            life.crash()
+            life.crash(life.random.choice((None, life.random.randint(0, 12))))
+        except PowerLossError:
+            life.crash(None)
 
 
 @settings(max_examples=150, deadline=None)

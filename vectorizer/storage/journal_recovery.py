@@ -81,6 +81,7 @@ def recover(
     for name in disk.list(directory):
         if name.endswith(UNFINISHED_SUFFIX):
             disk.remove(f"{directory}/{name}")  # a crash while it was made: nothing is in it
+    disk.sync_directory(directory)  # a killed process may have left a name that is seen but not yet durable
     scans, chain, report = _examine(disk, directory, after_offset)
     if report.restarted:
         journal = _restart(disk, directory, scans, file_bytes, bytes_max, after_offset)
