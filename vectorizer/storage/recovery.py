@@ -61,7 +61,7 @@ def open_data(directory: DataDirectory, options: StorageOptions, new_node_id: Ca
         directory.remove_other_generations(recovered.generation)  # of a first start that was cut
         return recovered
     generation, name = current
-    directory.disk.sync_directory(directory.root)  # a killed process may have left CURRENT seen but not durable
+    directory.disk.sync_directory(directory.root)  # a killed process may have left it uncertain
     directory.remove_other_generations(generation)
     return load(directory, generation, directory.read_manifest(generation, name), options)
 
