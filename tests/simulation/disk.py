@@ -8,8 +8,7 @@ what a power loss would leave.
 - A name is durable once its directory was synced. Each later change of names (create, remove, link, rename)
   is, at a crash, made or not made; a rename is one change, also between directories.
 
-Faults are states of the disk, not patches of code: `full`, `fail_syncs`, `stop_after` (the power goes off in
-the middle of a procedure, at any chosen step).
+Faults are states of the disk, not patches of code: `full`, `fail_syncs`, `stop_after` (the power goes off).
 """
 
 from __future__ import annotations
@@ -81,9 +80,8 @@ class _Directory:
 
 
 _Node = _Content | _Directory
-_Change = list[
-    tuple[_Directory, str, _Node | None]
-]  # names that change at once; None = no such name any more
+# Names that change at once; None = no such name any more.
+_Change = list[tuple[_Directory, str, _Node | None]]
 
 
 class SimulatedDisk:
@@ -213,7 +211,7 @@ class SimulatedDisk:
         return SimulatedLock(self, path)
 
     def unlock(self, path: str) -> None:
-        """What `Lock.release` does."""
+        """For `SimulatedLock`."""
         self._locked.discard(path)
 
     # -- names ------------------------------------------------------------------------------
@@ -369,7 +367,7 @@ class SimulatedLock:
     def release(self) -> None:
         if self._life == self._disk.life:
             self._disk.unlock(self._path)
-        self._life = None
+            self._life = None
 
 
 def _apply(content: bytearray, position: int, data: bytes | None) -> None:

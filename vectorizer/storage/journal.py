@@ -1,12 +1,11 @@
-"""The journal: everything committed, in order, in files: the log's long memory, the way back after a crash.
+"""The journal: all that was committed, in files: the log's long memory and the way back after a crash.
 
 House rules:
 
 1. `append`, `has_room`, `take_batch` and `complete` are pure: arithmetic and memory on the event loop, no
    I/O. Room is preallocated ahead of need, so what was told yes can be written.
-2. `Batch.write`, `sync` and `ensure_room` block in native threads; one batch is under way at a time. What
-   happened to a failed write or sync is unknown, so it is never retried: the error goes up and the process
-   stops.
+2. `Batch.write`, `sync` and `ensure_room` block in native threads; one batch is under way at a time. A write
+   or sync that failed is never retried, what it did is unknown: the error goes up and the process stops.
 3. A mark claims only what was synced when it was written: recovery relies on that (see `journal_recovery`).
 4. The lock guards what threads share (list of files, what is written, what is synced) and is never held
    across I/O. Only `_making` is, between two threads that block anyway.
@@ -168,9 +167,8 @@ class Journal:
             raise ValueError(f"operation {offset} cannot follow operation {self.appended_offset}")
         part = self._part_for(len(encoded), False)
         place = part.end
-        if not self._indexed[1] or (
-            offset - self._indexed[0] >= INDEX_OPERATIONS or place - self._indexed[1] >= INDEX_BYTES
-        ):
+        number, indexed = self._indexed
+        if not indexed or offset - number >= INDEX_OPERATIONS or place - indexed >= INDEX_BYTES:
             self._indexed = (offset, place)
             part.index.append(self._indexed)
         self._add(part, encoded)
@@ -304,10 +302,10 @@ class Journal:
                 file.close()
 
     def trim(self, through_offset: int) -> list[str]:
-        """Remove the oldest files as long as they hold nothing after `through_offset`; their paths. Blocking.
+        """Remove the oldest files while they hold nothing after `through_offset`; their paths. Blocking.
 
-        The operations must be in a durable manifest. The file being filled stays, and so does a file whose
-        follower is not synced yet: recovery expects to find a whole mark in what is left.
+        A durable manifest must have it all. The file being filled stays, and one whose follower is not synced
+        yet: recovery expects a whole mark in what is left.
         """
         with self._lock:
             count = 0
