@@ -37,9 +37,8 @@ class _Content:
     def __init__(self) -> None:
         self.seen = bytearray()
         self.synced = bytearray()
-        self.unsynced: list[
-            tuple[int, bytes | None]
-        ] = []  # (position, data), or (size, None): truncated to it
+        # (position, data), or (size, None): truncated to it
+        self.unsynced: list[tuple[int, bytes | None]] = []
 
     def write(self, position: int, data: bytes) -> None:
         _apply(self.seen, position, data)
@@ -93,7 +92,7 @@ class SimulatedDisk:
         self.fail_syncs = 0
         """So many of the next syncs of files fail with EIO; what they should have synced stays uncertain."""
         self.stop_after: int | None = None
-        """So many more changing steps, then PowerLossError instead of the next one; None = never."""
+        """So many more changing steps, then PowerLossError; None = never."""
         self.steps = 0
         """Changing steps so far: writes, truncations, syncs, changes of names."""
         self.life = 0

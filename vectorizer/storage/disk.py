@@ -56,7 +56,7 @@ class Lock(Protocol):
 
 
 class Disk(Protocol):
-    """Files by path; errors are OSError with errno set (FileNotFoundError, FileExistsError, ENOSPC, EIO …)."""
+    """Files by path; errors are OSError with errno set (FileNotFoundError, ENOSPC, EIO …)."""
 
     def create(self, path: str, size: int) -> File:
         """Make a new file with room for `size` zero bytes; on an error (ENOSPC) nothing is left behind."""
