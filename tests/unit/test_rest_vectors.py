@@ -15,7 +15,9 @@ from bson.binary import Binary
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.chunks import chunk_of
 from tests.unit.rest_client import BSON, RestNode
+from vectorizer.filters import parse_filter
 from vectorizer.operations import Rows, Upsert
 from vectorizer.rest import vectors as vectors_module
 
@@ -317,6 +319,17 @@ def test_delete_by_filter_over_sealed_segments(tmp_path: Path) -> None:
         f"{n}" for n in range(7)
     ]
     node.stop()
+
+
+def test_rows_of_a_chunk_that_was_merged_away_are_asked_again(node: RestNode) -> None:
+    one = node.create()
+    items = [{"id": f"{n}", "vector": [1, 2, n], "payload": {"n": n}} for n in range(4)]
+    node.post(one + "/vectors", {"vectors": items})
+    collection = node.database.collection("c")
+    parsed = parse_filter({"must": [{"key": "n", "range": {"lt": 2}}]}, "filter", 1)
+    gone = chunk_of([{"n": 0}, {"n": 1}, {"n": 1}])
+    found = vectors_module.Found(gone, np.arange(3), [b"0", b"3", b"none"])
+    assert vectors_module._unchanged(collection, parsed, [found]) == [b"0"]
 
 
 # -- pages ---------------------------------------------------------------------------------------------------
