@@ -184,3 +184,22 @@ def test_roles_made_by_rest_survive_a_restart(cluster: Cluster) -> None:
     cluster.wait_connected()
     cluster.write(20, seed=3)
     cluster.converged()
+
+
+def test_a_new_replica_of_a_master_promoted_without_writes_can_follow_it(cluster: Cluster) -> None:
+    cluster.start(replicas=1)
+    old, [chosen] = cluster.master, cluster.replicas
+    cluster.write(30)
+    cluster.converged()
+    cluster.start_replica()
+    cluster.wait_connected()
+    old.stop()
+    cluster.replicas[1].stop()
+    cluster.promote(chosen)
+    cluster.replicas = []
+    for seed in (2, 3):
+        newcomer = cluster.start_replica()
+        cluster.wait_connected()
+        cluster.write(20, seed=seed)
+        cluster.converged()
+        assert (newcomer.syncs().full, newcomer.syncs().partial) == (1, 0)

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tests.cluster.harness import Cluster, wait_until
+from tests.cluster.harness import Cluster, Node, wait_until
+from tests.cluster.harness.cluster import COLLECTIONS
 
 KILLS = 20
 
@@ -36,6 +37,31 @@ def test_twenty_kills_in_turn_and_links_cut_in_mid_frame_lose_and_double_nothing
     assert full == [1, 1], "each replica attached by one full sync, under five writers"
     assert [replica.syncs().full for replica in cluster.replicas] == [0, 0], "all later syncs were partial"
     assert restarts_partial == sum(1 for number in range(KILLS) if number % 3)
+
+
+@pytest.mark.timeout(180)
+def test_kills_while_segments_are_sealed_merged_and_checkpointed_lose_and_double_nothing(
+    cluster: Cluster,
+) -> None:
+    small = {"segment_rows": 64, "segment_rows_max": 1024, "merge_dead_fraction": 0.1}
+    often = {"checkpoint_bytes": 65536, "checkpoint_interval_secs": 0.5, "journal_file_bytes": 65536}
+    cluster.start(replicas=2, index=small, storage=often)
+    chance = random.Random(12)
+    with cluster.load() as load:
+        for number in range(KILLS // 2):
+            load.wait_sent(chance.randrange(50, 250))
+            [cluster.master, *cluster.replicas][number % 3].restart(kill=True)
+            cluster.wait_connected()
+    for node in (cluster.master, *cluster.replicas):
+        wait_until(lambda node=node: few_large_segments(node), f"{node.name} has sealed and merged", 40)
+    cluster.converged(deadline_secs=30)
+    cluster.ledger.assert_offsets_differ()
+
+
+def few_large_segments(node: Node) -> bool:
+    """Has every collection segments, and none of them so many that merges are due?"""
+    status = [node.get(f"/collections/{name}")["indexing_status"] for name in COLLECTIONS]
+    return all(0 < row["segments"] < 12 and row["growing_vectors"] < 64 for row in status)
 
 
 @pytest.mark.timeout(120)

@@ -151,6 +151,10 @@ class Ledger:
         assert self.acknowledged <= offset <= self.acknowledged + self.in_doubt, (
             f"offset {offset} after {self.acknowledged} acknowledged writes and {self.in_doubt} in doubt"
         )
+        self.assert_offsets_differ()
+
+    def assert_offsets_differ(self) -> None:
+        """No two acknowledged writes have one place in the history (without a failover there is only one)."""
         numbers = [number for _, number in self.offsets]
         assert len(numbers) == len(set(numbers)), "two acknowledged writes share an offset"
 
