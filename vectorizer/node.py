@@ -65,10 +65,19 @@ class NodeLimits:
 
 
 class Node:
-    """One node's data and role. ``new_id`` makes replication ids."""
+    """One node's data and role. ``new_id`` makes replication ids.
+
+    ``followed``: it was a replica before this start, so to start as master is a promotion.
+    """
 
     def __init__(
-        self, recovered: Recovered, role: Role, limits: NodeLimits, new_id: Callable[[], str]
+        self,
+        recovered: Recovered,
+        role: Role,
+        limits: NodeLimits,
+        new_id: Callable[[], str],
+        *,
+        followed: bool = False,
     ) -> None:
         self.role = role
         self.limits = limits
@@ -81,7 +90,7 @@ class Node:
         self._new_id = new_id
         self.install(recovered)
         if role is not Role.REPLICA:
-            self.open_mastership(raise_epoch=False)
+            self.open_mastership(raise_epoch=followed)
 
     def install(self, recovered: Recovered) -> None:
         """Take over data that was read from disk: at start, after a full sync, after going back to a fork."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from gevent.lock import RLock
@@ -53,8 +54,12 @@ class Roles:
         return self._database.settings
 
     def start(self) -> None:
-        """Take up the role that the settings say. ConfigurationError if the address is in use."""
+        """Take up the role that the settings say. ConfigurationError if the address is in use.
+
+        The mastership of this start is durable already. RequestError 507 if the role cannot be noted on disk.
+        """
         replication = self.settings.replication
+        self._note(replication.role == Role.REPLICA)
         if replication.role == Role.MASTER:
             try:
                 self._listen(bind(replication.bind_address))
@@ -199,6 +204,10 @@ class Roles:
         finally:
             node.fence(None)
         log.info("promoted", role=new.value, **node.describe())
+        try:
+            self._note(follows=False)
+        except RequestError as error:  # the next start raises the epoch once more, which does no harm
+            log.warning("role_not_noted", reason=str(error))
 
     def _become_replica(self, settings: Settings, old: Role, force: bool) -> None:
         node = self._database.node
@@ -214,6 +223,7 @@ class Roles:
             node.fence("this node is about to become a replica")
             try:
                 self._database.flush()
+                self._note(follows=True)
                 self._store(settings)
                 node.role = Role.REPLICA
             finally:
@@ -225,13 +235,13 @@ class Roles:
         self._follow(force)
 
     def _store(self, settings: Settings) -> None:
-        try:
+        with _stored_or_refused():
             self._maintenance.store_settings(settings.stored())
-        except OSError as error:
-            raise insufficient_storage(
-                f"the settings cannot be stored: {error}; nothing was changed"
-            ) from error
         self._database.settings = settings
+
+    def _note(self, follows: bool) -> None:
+        with _stored_or_refused():
+            self._database.run_work(self._database.directory.set_follows, follows)
 
     def _listen(self, listener: socket.socket) -> None:
         self.master = MasterServer(self._database, self._snapshots, listener, self.rest_address)
@@ -250,6 +260,14 @@ class Roles:
         self._database.node.master_url = None
         self.replica.start()
         self._database.serves_data = lambda: link.serves_data
+
+
+@contextmanager
+def _stored_or_refused() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise insufficient_storage(f"the change cannot be stored: {error}; nothing was changed") from error
 
 
 def _unusable(address: str, settings: Settings, error: OSError) -> ConfigurationError:

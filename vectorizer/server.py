@@ -55,7 +55,13 @@ class Server:
             self._lock = lock_data(disk, directory.root)
             recovered, settings = open_data_with_settings(directory, settings)
             self.settings = settings
-            node = Node(recovered, Role(settings.replication.role), node_limits(settings), new_id)
+            node = Node(
+                recovered,
+                Role(settings.replication.role),
+                node_limits(settings),
+                new_id,
+                followed=directory.follows,
+            )
             self.database = Database(settings, directory, node)
             self.maintenance = Maintenance(self.database)
             self.snapshots = Snapshots(self.database, self.maintenance)

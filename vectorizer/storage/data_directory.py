@@ -4,6 +4,7 @@
 
     CURRENT                      "<generation>/<manifest>", replaced by rename
     LOCK                         held by the process that owns the directory
+    FOLLOWS                      there if the node was a replica last: its newest mastership is another's
     0000000001/                  a generation: data that grew by operations from one install
         manifest-0000000007      newest manifests (the one before is kept to go back to)
         journal/                 see journal
@@ -26,6 +27,7 @@ from vectorizer.storage.journal_recovery import inspect
 from vectorizer.storage.manifest import Manifest
 
 CURRENT = "CURRENT"
+FOLLOWS = "FOLLOWS"
 KEEP = "KEEP"
 ASIDE = "aside"
 DIVERGED = "diverged"
@@ -104,7 +106,22 @@ class DataDirectory:
         names = self.disk.list(self.generation_path(generation))
         return sorted(name for name in names if name.startswith("manifest-"))
 
+    @property
+    def follows(self) -> bool:
+        """Whether the node was a replica when it was here last, whatever role it starts in now."""
+        return self.disk.exists(f"{self.root}/{FOLLOWS}")
+
     # -- writing ----------------------------------------------------------------------------------------
+
+    def set_follows(self, follows: bool) -> None:
+        """Remember whether the node is a replica."""
+        if follows == self.follows:
+            return
+        if follows:
+            self.disk.write_file(f"{self.root}/{FOLLOWS}", [])
+        else:
+            self.disk.remove(f"{self.root}/{FOLLOWS}")
+        self.disk.sync_directory(self.root)
 
     def prepare_generation(self) -> int:
         """A new, empty generation, after all others."""
