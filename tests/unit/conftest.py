@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.unit.serving import Serving
 
 
 @pytest.fixture
@@ -17,3 +22,16 @@ def logging_as_before() -> Iterator[None]:
     for logger, level, handlers in before:
         logger.setLevel(level)
         logger.handlers[:] = handlers
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
+    """`serve(name, ...)`: a running server with that data directory, ended with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(name: str = "one", **settings: Any) -> Serving:
+            made = Serving(tmp_path / name, **settings)
+            stack.callback(made.stop)
+            return made
+
+        yield make
