@@ -188,3 +188,20 @@ def test_a_turn_lets_others_run_after_a_few_milliseconds() -> None:
         pass
     turn.step()
     assert ran == [1]
+
+
+def test_a_peer_that_reads_slowly_is_not_cut_off(ends: tuple[Connection, Connection]) -> None:
+    left, right = ends
+    right.raise_ceiling(1 << 25)
+    line = frame.encode(b"x" * (1 << 24))
+
+    def sip() -> int:
+        count = 0
+        while count < len(line):
+            gevent.sleep(0.02)
+            count += len(right._sock.recv(1 << 20))
+        return count
+
+    reader = gevent.spawn(sip)
+    assert left.send([line], 0.3) == len(line)
+    assert reader.get(timeout=10) == len(line)

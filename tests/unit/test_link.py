@@ -830,3 +830,29 @@ def test_reports_have_the_numbers_of_both_sides() -> None:
     assert "offset 10" in joined.facts["master_place"] and "offset 0" in joined.facts["replica_place"]
     [offered] = [report for report in pair.reports if report.event == "full_sync_offered"]
     assert (offered.facts["offset"], offered.facts["master_offset"]) == (0, 10)
+
+
+def test_a_large_message_that_comes_slowly_is_no_silence() -> None:
+    node = master(7)
+    link = greeted(
+        copy_of(node, 7), replica_timeout_secs=3.0, heartbeat_interval_secs=1.0, handshake_timeout_secs=9
+    )
+    link.heard(NOW + 2)
+    assert link.silent_at() == NOW + 9
+    hear(link, welcome_of(node), now=NOW + 2)
+    link.heard(NOW + 4)
+    assert link.silent_at() == NOW + 7
+
+
+def test_the_ack_after_a_full_sync_is_of_the_snapshot_whatever_the_journal_says() -> None:
+    pair = Pair(master(), TwinNode("r")).connect()
+    put = pair.replica.put
+
+    def put_and_lag(frames: list[bytes], history: History) -> None:
+        put(frames, history)
+        pair.replica.durable_offset = 0
+
+    pair.replica.put = put_and_lag  # type: ignore[method-assign]
+    pair.run()
+    assert pair.streaming() and pair.equal()
+    assert Ack(10, 10) in pair.said

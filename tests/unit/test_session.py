@@ -313,6 +313,12 @@ def test_a_peer_that_never_says_hello_is_refused() -> None:
     assert session.close_reason == "handshake_timeout"
 
 
+def test_a_late_hello_is_late_though_bytes_come() -> None:
+    session = session_of(master(), handshake_timeout_secs=3.0)
+    session.heard(NOW + 2.9)
+    assert session.silent_at() == NOW + 3.0
+
+
 def test_a_silent_replica_is_dropped_and_its_row_stays() -> None:
     node, table = master(), ReplicaTable()
     session = session_of(node, table, replica_timeout_secs=5.0, heartbeat_interval_secs=100.0)

@@ -150,6 +150,11 @@ class ReplicaLink:
         except PeerError as error:
             self.fail(error, now)
 
+    def heard(self, now: float) -> None:
+        """Some bytes came, perhaps not a whole message yet: a sign of life, no late welcome."""
+        if self.state is not LinkState.HANDSHAKE:
+            self._heard_at = now
+
     def sent(self, size: int) -> None:
         """So many bytes went out."""
         self.totals.bytes_sent += size
@@ -230,6 +235,8 @@ class ReplicaLink:
         self.failures.want_full, self.force, self._receipt = "", False, None
         if self.state is LinkState.INSTALLING:
             self._stream(now)
+            self._said = (self.node.offset, self.node.offset)  # it was synced as it was received
+            self._send(messages.Ack(*self._said))
 
     def snapshot_failed(self, code: str, message: str, now: float) -> None:
         """BeginSnapshot, WriteChunk or Install did not succeed; the old data is untouched."""

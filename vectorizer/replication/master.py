@@ -176,7 +176,12 @@ class MasterServer:
                 )
                 sock.close()
                 continue
-            line = ReplicaLine(self, sock, Address(*peer[:2]))
+            try:
+                line = ReplicaLine(self, sock, Address(*peer[:2]))
+            except OSError as error:  # gone again before its socket could be set up
+                log.info("connection_lost_at_once", peer=str(Address(*peer[:2])), reason=str(error))
+                sock.close()
+                continue
             self._lines.add(line)
             line.start()
 
@@ -279,6 +284,7 @@ class ReplicaLine:
                 return
             if not self.connection.receive(min(left, LOOK_SECS)):
                 continue
+            session.heard(time.monotonic())
             for line in self.connection.frames():
                 session.receive(messages.decode(line), time.monotonic(), clock_ms(), len(line))
                 if session.progress is not None:

@@ -119,6 +119,10 @@ class MasterSession:
         except PeerError as error:
             self.fail(error, now)
 
+    def heard(self, now: float) -> None:
+        """Some bytes came, perhaps not a whole message yet: a sign of life, no late hello."""
+        self._heard_at = now
+
     def sent(self, size: int) -> None:
         """So many bytes went out to the socket."""
         self.table.totals.bytes_sent += size
