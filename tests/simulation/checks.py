@@ -1,0 +1,318 @@
+"""The invariants. What breaks one ends the simulation.
+
+- One history: any two nodes agree on the operation at each (replication id, offset) that both hold,
+  and on all before it.
+- What was claimed survives: an acknowledged write (``fsync: always``), an acknowledged replica's
+  offset, whatever the journal calls durable, is there after any crash of that node.
+- Nothing is applied twice, skipped or half: a node's data equals the model at its offset of its
+  history; so does every view for as long as somebody holds it.
+- Data is given up only for a history that shares an entry with it, or by force; what was diverged
+  is saved aside.
+- A partial sync is given exactly where it is safe and possible.
+- A promotion loses exactly what the promoted node had not got.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.machine import Machine
+from tests.simulation.truth import ROOT, Key, Truth, difference, key_of
+
+if TYPE_CHECKING:
+    from vectorizer.node import Node
+    from vectorizer.operations import Entry
+    from vectorizer.replication.history import History
+
+COMPARE_CHANCE = 0.06
+
+
+@dataclass(slots=True)
+class Seen:
+    """A machine as it was last looked at."""
+
+    node: Node
+    generation: int
+    offset: int
+    history: History
+
+
+@dataclass(slots=True)
+class Claim:
+    """What a machine's disk must hold after its next start: all up to ``key``, in this generation
+    or a newer one.
+    """
+
+    key: Key
+    generation: int
+    replaceable: bool  # its data was just being replaced: a newer generation may be what is found
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """A write that a client was told is done."""
+
+    key: Key
+    machine: str
+    at: float
+
+
+@dataclass(slots=True)
+class Checks:
+    """``violations`` are sentences; the first one matters."""
+
+    machines: list[Machine]
+    random: Random
+    durable: bool  # fsync: always
+    truth: Truth = field(default_factory=Truth)
+    violations: list[str] = field(default_factory=list)
+    acknowledged: list[Acknowledged] = field(default_factory=list)
+    openings: dict[str, History] = field(default_factory=dict)  # by replication id: the history it began with
+    promoted: set[str] = field(default_factory=set)  # replication ids that promotions opened
+    forced: set[str] = field(default_factory=set)  # names of machines that were told to give up their data
+    ever_forced: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    by_node: dict[int, Machine] = field(default_factory=dict)  # id() of the living nodes
+    _seen: dict[str, Seen] = field(default_factory=dict)
+    _claims: dict[str, Claim] = field(default_factory=dict)
+    _promised: dict[str, int] = field(
+        default_factory=dict
+    )  # newest offset acknowledged to clients in this life
+
+    def violated(self, text: str) -> None:
+        """An invariant is broken."""
+        self.violations.append(text)
+
+    # -- what the machines tell --------------------------------------------------------------------
+
+    def built(self, machine: Machine) -> None:
+        """A process has opened its data."""
+        node = machine.node
+        assert node is not None
+        self.by_node[id(node)] = machine
+        self._promised[machine.name] = 0
+        self.counts["starts"] += 1
+        claim = self._claims.pop(machine.name, None)
+        key = key_of(node.history, node.offset)
+        if key != ROOT and key not in self.truth.facts:
+            self.violated(f"{machine.name} starts with operation {key}, which nobody has written")
+            return
+        replaced = claim is not None and claim.replaceable and node.generation > claim.generation
+        if claim is not None and not replaced and not self.truth.holds(key, claim.key):
+            self.violated(
+                f"{machine.name} had promised to hold {claim.key}, after its restart it stands at {key}"
+            )
+        self._look_closely(machine, node, "after its start")
+        self._remember(machine, node)
+
+    def dying(self, machine: Machine) -> None:
+        """Its process is about to die: note what must survive."""
+        node = machine.node
+        if node is None or machine.server is None:
+            return
+        offset = max(
+            node.durable_offset, self._promised.get(machine.name, 0), self._told_master(machine, node)
+        )
+        key = key_of(node.history, min(offset, node.offset))
+        self._claims[machine.name] = Claim(key, node.generation, machine.server.snapshots.installing)
+        self.by_node.pop(id(node), None)
+        self._seen.pop(machine.name, None)
+
+    def disk_lost(self, machine: Machine) -> None:
+        """Its disk is a new one."""
+        self._claims.pop(machine.name, None)
+
+    def _told_master(self, machine: Machine, node: Node) -> int:
+        """The newest offset that this replica told a master to be durable, if that is of its
+        present data.
+        """
+        told = 0
+        for other in self.machines:
+            master = None if other.server is None else other.server.roles.master
+            row = None if master is None else master.table.get(node.node_id)
+            if row is None or row.phase != "streaming" or other.node is None:
+                continue
+            if self.truth.holds(
+                key_of(other.node.history, other.node.offset), key_of(node.history, node.offset)
+            ):
+                told = max(told, row.acked_durable)
+        return told
+
+    def wrote(self, machine: Machine, replication_id: str, offset: int) -> None:
+        """A client was told that its write is done."""
+        self.counts["acknowledged"] += 1
+        self.acknowledged.append(Acknowledged((replication_id, offset), machine.name, machine.kernel.now))
+        if (
+            self.durable
+            and machine.node is not None
+            and key_of(machine.node.history, offset) == (replication_id, offset)
+        ):
+            self._promised[machine.name] = max(self._promised[machine.name], offset)
+
+    def opened(self, node: Node, *, promotion: bool) -> None:
+        """A node has opened a mastership."""
+        self.openings[node.replication_id] = node.history
+        if promotion:
+            self.counts["promotions"] += 1
+            self.promoted.add(node.replication_id)
+
+    def applied(self, node: Node, entry: Entry) -> None:
+        """A node has applied an operation, its own or its master's."""
+        assert node.last_checksum is not None
+        wrong = self.truth.saw(node.history, entry.offset, node.last_checksum, entry.operation)
+        if wrong is not None:
+            machine = self.by_node.get(id(node))
+            self.violated(f"{'?' if machine is None else machine.name}: {wrong}")
+        if node.offset != entry.offset:
+            self.violated(f"offset {node.offset} after operation {entry.offset}")
+        self.counts[f"applied {entry.operation.kind}"] += 1
+
+    # -- after each event --------------------------------------------------------------------------
+
+    def after_event(self) -> None:
+        """Look at every node that has changed."""
+        for machine in self.machines:
+            server = machine.server
+            if server is None:
+                continue
+            node = server.database.node
+            seen = self._seen.get(machine.name)
+            if seen is not None and (
+                seen.offset != node.offset
+                or seen.generation != node.generation
+                or seen.history is not node.history
+            ):
+                self._look(machine, node, seen)
+
+    def _look(self, machine: Machine, node: Node, seen: Seen) -> None:
+        key = key_of(node.history, node.offset)
+        fact = self.truth.facts.get(key)
+        if key != ROOT and (fact is None or fact.checksum != node.last_checksum):
+            self.violated(
+                f"{machine.name} stands at {key} with checksum {node.last_checksum}, known is {fact}"
+            )
+            return
+        if seen.generation != node.generation:
+            self._replaced(machine, node, seen)
+            self._look_closely(machine, node, "after its data was replaced")
+        else:
+            if node.offset < seen.offset:
+                self.violated(
+                    f"{machine.name} went back from {seen.offset} to {node.offset} in one generation"
+                )
+            if key_of(node.history, seen.offset) != key_of(seen.history, seen.offset):
+                self.violated(f"{machine.name} changed the history of what it holds, at {seen.offset}")
+            if self.random.random() < COMPARE_CHANCE:
+                self._look_closely(machine, node, "while running")
+        self._remember(machine, node)
+
+    def _replaced(self, machine: Machine, node: Node, seen: Seen) -> None:
+        """Data was swapped for other data."""
+        self.counts["data replaced"] += 1
+        old, new = key_of(seen.history, seen.offset), key_of(node.history, node.offset)
+        if old == ROOT or machine.name in self.forced:
+            self.forced.discard(machine.name)
+            return
+        if not seen.history.shares_entry(node.history):
+            self.violated(f"{machine.name} gave up {old} for the foreign {new} without being forced")
+            return
+        fork = self.truth.fork_of(old, new)
+        if fork < seen.offset and not self._saved(machine, fork, seen.offset):
+            self.violated(
+                f"{machine.name} gave up {fork + 1}..{seen.offset} for {new}, nothing was saved aside"
+            )
+
+    def _saved(self, machine: Machine, fork: int, offset: int) -> bool:
+        from vectorizer import codec, frame
+
+        folder = f"{machine.root}/diverged"
+        if not machine.disk.exists(folder):
+            return False
+        for name in machine.disk.list(folder):
+            content = machine.disk.read(f"{folder}/{name}")
+            size = 4 + int.from_bytes(content[:4], "big")
+            header: dict[str, Any] = codec.decode(frame.body_of(content[:size]))
+            if header["fork_offset"] <= fork and header["offset"] == offset:
+                return True
+        return False
+
+    def _look_closely(self, machine: Machine, node: Node, when: str) -> None:
+        """Compare all data with the model."""
+        if not node.has_complete_data and node.offset == 0:
+            return
+        self.counts["compared"] += 1
+        wrong = difference(node.store, self.truth.state(key_of(node.history, node.offset)), node.offset)
+        if wrong is not None:
+            key = key_of(node.history, node.offset)
+            self.violated(f"{machine.name} at {key} differs from the model {when}: {wrong}")
+
+    def _remember(self, machine: Machine, node: Node) -> None:
+        self._seen[machine.name] = Seen(node, node.generation, node.offset, node.history)
+
+    # -- decisions ---------------------------------------------------------------------------------
+
+    def joined(self, master: Machine, facts: dict[str, Any]) -> None:
+        """A master has let a replica in: was it the right kind of sync?"""
+        self.counts[f"{facts['sync']} sync: {facts['reason']}"] += 1
+        replica = next(
+            (
+                item
+                for item in self.machines
+                if item.node is not None and item.node.node_id == facts["replica"]
+            ),
+            None,
+        )
+        if replica is None or replica.node is None or master.node is None:
+            return
+        node, upstream = replica.node, master.node
+        place = f"({node.history.replication_id or 'no history'}, epoch {node.epoch}, offset {node.offset})"
+        if place not in facts["replica_place"]:
+            return  # it has moved on meanwhile, or is another life
+        mine, theirs = key_of(node.history, node.offset), key_of(upstream.history, upstream.offset)
+        common = node.offset <= upstream.offset and self.truth.holds(theirs, mine)
+        sync = f"a {facts['sync']} sync ({facts['reason']})"
+        text = f"{master.name} at {theirs} gave {replica.name} at {mine} {sync}"
+        if facts["sync"] == "partial" and not common:
+            self.violated(f"{text}, which has other operations")
+        served = facts["window"][0] <= node.offset + 1
+        if facts["sync"] == "full" and common and served and node.offset and facts["reason"] != "requested":
+            self.violated(f"{text}, although its window {facts['window']} reaches back to it")
+        if facts["sync"] == "partial" and not served:
+            self.violated(f"{text}, although its window is {facts['window']}")
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def nothing_lost(self, master: Machine) -> None:
+        """Every acknowledged write is in the final data, or a promotion explains where it went."""
+        node = master.node
+        assert node is not None
+        if not self.durable:
+            return  # a crash may have taken the newest ones
+        final = key_of(node.history, node.offset)
+        for write in self.acknowledged:
+            if self.truth.holds(final, write.key):
+                continue
+            fork = self.truth.fork_of(final, write.key)
+            self.counts["lost by promotion"] += 1
+            sides = (node.history, self.openings[write.key[0]])
+            explained = any(
+                entry.start_offset == fork and entry.replication_id in self.promoted
+                for side in sides
+                for entry in side.entries
+            )
+            if not explained and not self.ever_forced:
+                histories = [side.to_document() for side in sides]
+                self.violated(
+                    f"the write {write.key}, acknowledged by {write.machine} at {write.at:.3f}, is lost: the "
+                    f"histories part at {fork}, where nobody was promoted; final is {final}, {histories}"
+                )
+                return
+
+    def look_at_all(self, when: str) -> None:
+        """Compare all living nodes with the model."""
+        for machine in self.machines:
+            if machine.node is not None:
+                self._look_closely(machine, machine.node, when)

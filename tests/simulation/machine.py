@@ -1,0 +1,216 @@
+"""A machine: a host on the network, a disk that outlives everything, and at most one process
+running the server.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation import virtual_gevent
+from tests.simulation.disk import SimulatedDisk
+from tests.simulation.kernel import Kernel, Process, ProcessKilled, Task
+from tests.simulation.network import Network
+
+if TYPE_CHECKING:
+    from vectorizer.config import Settings
+    from vectorizer.node import Node
+    from vectorizer.server import Server
+
+PORT = 7001
+STEP_SECS = 0.0006  # the mean time that one changing step on a disk takes
+SLOW_STEP_CHANCE = 0.01
+RESTART_SECS = 1.0  # after a start that found no room on disk
+MACHINES: dict[Process, Machine] = {}
+"""Of the living processes: whose disk and settings they have."""
+
+
+class PacedDisk(SimulatedDisk):
+    """A disk whose steps take time. A native task lets others run meanwhile; a task of the loop
+    holds its process.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.process: Process | None = None
+        self.power_off: Callable[[], None] | None = None
+
+    def step(self) -> None:
+        """Before anything changes; here the power may go off, and here time passes."""
+        kernel, task = self.kernel, self.kernel.current()
+        self.steps += 1
+        if task is None:
+            return
+        if task.process is not self.process or not task.process.alive:
+            raise ProcessKilled
+        if self.stop_after is not None:
+            self.stop_after -= 1
+            if self.stop_after < 0:
+                assert self.power_off is not None
+                kernel.at(0.0, self.power_off)
+                kernel.park()
+        seconds = kernel.random.expovariate(1.0 / STEP_SECS)
+        if kernel.random.random() < SLOW_STEP_CHANCE:
+            seconds += kernel.random.random() * 0.1
+        if task.native:
+            kernel.pause(seconds)
+        else:
+            task.process.hold_loop(seconds)
+
+
+def disk_of_current_process() -> PacedDisk:
+    """In the place of ``RealDisk``."""
+    return MACHINES[virtual_gevent.here().process].disk
+
+
+@dataclass(slots=True)
+class Watch:
+    """Who hears what happens to the process."""
+
+    built: Callable[[Machine], None]
+    dying: Callable[[Machine], None]
+    trouble: Callable[[Machine, str], None]
+    note: Callable[[str, str], None]
+
+
+class Machine:
+    """``settings`` gives the node's settings at each start."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        network: Network,
+        number: int,
+        settings: Callable[[Machine], Settings],
+        watch: Watch,
+    ) -> None:
+        self.kernel = kernel
+        self.network = network
+        self.number = number
+        self.name = f"n{number}"
+        self.host = f"10.0.0.{number + 1}"
+        self.root = f"/{self.name}"
+        self.disk = PacedDisk(kernel)
+        self.settings = settings
+        self.watch = watch
+        self.process: Process | None = None
+        self.server: Server | None = None
+        self.started = False
+        self.starts = 0
+        self.skew_ms = kernel.random.randint(-5000, 5000)
+
+    @property
+    def address(self) -> str:
+        """Where it listens for replicas."""
+        return f"{self.host}:{PORT}"
+
+    def new_disk(self) -> None:
+        """Its disk is replaced by an empty one; while no process runs."""
+        self.disk = PacedDisk(self.kernel)
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process, however far it is."""
+        return self.process is not None
+
+    @property
+    def node(self) -> Node | None:
+        """The node, from the moment at which its data is open."""
+        return None if self.server is None else self.server.database.node
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the server, unless it runs."""
+        if self.process is not None:
+            return
+        self.starts += 1
+        process = Process(self.kernel, f"{self.name}.{self.starts}", self.skew_ms)
+        self.process = self.disk.process = process
+        self.disk.power_off = lambda: self.crash(power=True) if self.process is process else None
+        MACHINES[process] = self
+        process.on_error = self._task_died
+        self.network.join(process, self.host)
+        self.watch.note(self.name, "starts")
+        virtual_gevent.Greenlet(self._serve).start(process=process)
+
+    def _serve(self) -> None:
+        from vectorizer import server as product
+        from vectorizer.errors import VectorizerError
+
+        try:
+            self.server = server = product.Server(self.settings(self))
+            self.watch.built(self)
+            server.start()
+        except OSError as error:
+            self._give_up(f"cannot start: {error}", expected=self.disk.full)
+            return
+        except VectorizerError as error:
+            self._give_up(f"cannot start: {error}", expected=getattr(error, "status_code", 0) == 507)
+            return
+        self.started = True
+        server.database.failed._event.wait()
+        self._give_up(f"the node has failed: {server.database.failed.value}", expected=False)
+
+    def _give_up(self, text: str, *, expected: bool) -> None:
+        self.watch.note(self.name, text)
+        if expected:
+            self.kernel.at(RESTART_SECS, self.start)
+        else:
+            self.watch.trouble(self, text)
+        self.kernel.at(0.0, lambda: self.crash(power=False))
+        self.kernel.park()
+
+    def _task_died(self, task: Task, error: BaseException) -> None:
+        for line in traceback.format_exception(error):
+            self.watch.note(self.name, f"died: {line.rstrip()}")
+        if not task.native and not task.watched:
+            self.watch.trouble(self, f"a greenlet has died of {error!r}")
+
+    def stop(self) -> None:
+        """Ask the server to end in order (SIGTERM)."""
+        server, process = self.server, self.process
+        if server is None or process is None or not self.started:
+            return
+
+        def end() -> None:
+            server.stop()
+            self.kernel.at(0.0, lambda: self._ended(process))
+
+        self.watch.note(self.name, "is asked to stop")
+        self.started = False
+        self.kernel.spawn(process, end)
+
+    def _ended(self, process: Process) -> None:
+        if self.process is process:
+            self.watch.note(self.name, "has stopped")
+            self.crash(power=False, quiet=True)
+
+    def crash(self, *, power: bool, silent: bool = False, quiet: bool = False) -> None:
+        """The process dies; without power also what was not synced. ``silent``: its peers are not told."""
+        process = self.process
+        if process is None:
+            return
+        if not quiet:
+            self.watch.note(
+                self.name, f"{'loses power' if power else 'is killed'}, disk at step {self.disk.steps}"
+            )
+        self.watch.dying(self)
+        self.process = self.server = None
+        self.started = False
+        process.kill()
+        del MACHINES[process]
+        self.network.leave(process, silent)
+        if power:
+            self.disk.crash(self.kernel.random)
+        else:
+            self.disk.stop_process()
+
+    def run(self, function: Callable[[], Any]) -> Task | None:
+        """Let a task of this process call something; None if nothing runs."""
+        if self.process is None or not self.started:
+            return None
+        return self.kernel.spawn(self.process, function)
