@@ -147,8 +147,7 @@ def serve(settings: Settings) -> int:
         log.error("start_failed", reason=str(error))
         return FAILED
     stopping = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, stopping.set)
+    handlers = [gevent.signal_handler(number, stopping.set) for number in (signal.SIGTERM, signal.SIGINT)]
     notify("READY=1")
     gevent.wait([stopping, server.database.failed], count=1)
     if server.database.failed.ready():
@@ -160,6 +159,9 @@ def serve(settings: Settings) -> int:
     except (OSError, NodeFailure) as error:  # nothing acknowledged is lost, recovery decides about the rest
         log.error("stop_failed", reason=str(error))
         return FAILED
+    finally:
+        for handler in handlers:
+            handler.cancel()
     return 0
 
 
