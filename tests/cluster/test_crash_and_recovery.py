@@ -218,3 +218,30 @@ def check(node: Node) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=30,
     )
+
+
+def test_a_killed_builder_is_replaced_and_the_server_unharmed(cluster: Cluster) -> None:
+    cluster.start(replicas=0, collections=(), index={"segment_rows": 8192, "ef_construction": 800})
+    master = cluster.master
+    cluster.bulk(rows=9000)
+    [builder] = wait_until(master.builders, "a graph is being built")
+    builder.kill()
+    query = {"vector": [1.0] * 64, "limit": 10}
+    assert len(master.post("/collections/bulk/search", query)["results"]) == 10
+    wait_until(
+        lambda: master.get("/collections/bulk")["indexing_status"]["graphs"] == 1, "another one did it", 40
+    )
+
+
+def test_sigterm_while_a_graph_is_built_leaves_no_process_behind(cluster: Cluster) -> None:
+    cluster.start(replicas=0, collections=(), index={"segment_rows": 8192, "ef_construction": 800})
+    cluster.bulk(rows=9000)
+    [builder] = wait_until(cluster.master.builders, "a graph is being built")
+    assert cluster.master.stop() == 0
+    wait_until(lambda: not builder.is_running() or builder.status() == "zombie", "the builder is gone", 5)
+    cluster.master.start()
+    path = "/collections/bulk"
+    assert cluster.master.get(path)["vector_count"] == 9000
+    wait_until(
+        lambda: cluster.master.get(path)["indexing_status"]["graphs"] == 1, "the graph is built after all", 40
+    )

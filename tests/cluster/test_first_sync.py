@@ -102,7 +102,7 @@ def test_every_kind_of_write_reaches_a_linked_replica_without_being_asked_for(cl
 
 def test_three_replicas_attach_at_once_while_five_writers_write(cluster: Cluster) -> None:
     cluster.start(replicas=0)
-    with cluster.load() as load:
+    with cluster.readers(), cluster.load() as load:
         load.wait_sent(200)
         replicas = [
             cluster.replica_node(replication_address(cluster.master), f"replica{n}") for n in range(3)

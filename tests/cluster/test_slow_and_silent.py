@@ -93,3 +93,17 @@ def test_a_delayed_link_shows_its_lag_and_catches_up(cluster: Cluster) -> None:
     link.heal()
     cluster.converged()
     wait_until(lambda: (cluster.master.replica_row(replica) or {}).get("lag_ms") == 0, "no lag any more")
+
+
+def test_a_replica_too_slow_for_the_window_is_told_so_and_syncs_fully(cluster: Cluster) -> None:
+    short = {"journal_file_bytes": 1 << 20, "checkpoint_bytes": 1 << 20}
+    patient = {"log_size": 20, "replica_timeout_secs": 10}
+    cluster.start(replicas=1, proxied=True, replication=patient, storage=short)
+    [replica], [link] = cluster.replicas, cluster.links
+    link.bytes_per_sec = 500_000
+    cluster.bulk(rows=24_000)
+    cluster.write(60)
+    wait_until(lambda: cluster.master.status()["counters"]["disconnects"].get("window_overrun"), "it is told")
+    link.heal()
+    cluster.converged()
+    assert replica.status()["counters"]["full_sync_reasons"] == {"empty_replica": 1, "outside_window": 1}

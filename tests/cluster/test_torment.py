@@ -16,7 +16,7 @@ KILLS = 20
 def test_twenty_kills_in_turn_and_links_cut_in_mid_frame_lose_and_double_nothing(cluster: Cluster) -> None:
     cluster.start(replicas=0, storage={"checkpoint_bytes": 4 << 20})
     chance = random.Random(11)
-    with cluster.load() as load:
+    with cluster.readers(), cluster.load() as load:
         load.wait_sent(100)
         for _ in range(2):
             cluster.start_replica(proxied=True)
@@ -47,7 +47,7 @@ def test_kills_while_segments_are_sealed_merged_and_checkpointed_lose_and_double
     often = {"checkpoint_bytes": 65536, "checkpoint_interval_secs": 0.5, "journal_file_bytes": 65536}
     cluster.start(replicas=2, index=small, storage=often)
     chance = random.Random(12)
-    with cluster.load() as load:
+    with cluster.readers(), cluster.load() as load:
         for number in range(KILLS // 2):
             load.wait_sent(chance.randrange(50, 250))
             [cluster.master, *cluster.replicas][number % 3].restart(kill=True)

@@ -115,6 +115,17 @@ class Ledger:
                 rows.setdefault(vector_id, {None}).add(value)
             self._batches.append(_BatchInDoubt(collection, before, dict(values)))
 
+    def forget(self, node: Node) -> None:
+        """Take what `node` holds as the truth, where a crash may lose what was acknowledged."""
+        with self._lock:
+            self.unsettled.clear()
+            self._batches.clear()
+            self._possible = {name: {} for name in node.collections()}
+            for name, rows in self._possible.items():
+                for vector_id, (vector, payload) in node.vectors(name).items():
+                    serial = int(vector[0] + 4096 * vector[1])
+                    rows[vector_id] = {(serial, NO_PAYLOAD if payload is None else payload["serial"])}
+
     def certain(self, collection: str, vector_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
         """Those of the ids that are surely there, with their values."""
         rows = self._possible[collection]
