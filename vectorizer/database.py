@@ -18,7 +18,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import gevent
 from gevent.event import AsyncResult, Event
@@ -34,6 +34,9 @@ from vectorizer.storage.chunk import View
 from vectorizer.storage.collection import Collection
 from vectorizer.storage.data_directory import DataDirectory
 from vectorizer.storage.journal import Journal
+
+if TYPE_CHECKING:
+    from vectorizer.roles import Roles
 
 Greenlet: TypeAlias = "gevent.Greenlet[..., None]"
 P = ParamSpec("P")
@@ -79,8 +82,11 @@ class Database:
         self.maintenance_lock = RLock()
         self.serves_data: Callable[[], bool] = lambda: node.has_complete_data
         """Whether what this node holds may be read; the link of a replica knows better than the node."""
+        self.roles: Roles | None = None
+        """Who has the links to other nodes, once there is one."""
         self._pending = Event()
         self._durable = Event()
+        self._applied = Event()
         self._listeners: list[Callable[[], None]] = []
         self._journal_threads = ThreadPool(JOURNAL_THREADS)
         self._read_threads = ThreadPool(READ_THREADS)
@@ -161,6 +167,7 @@ class Database:
     def committed(self) -> None:
         """Something is buffered for the journal."""
         self._pending.set()
+        self._applied.set()
         if not self.node.limits.durable_only:
             self._wake()
 
@@ -175,6 +182,11 @@ class Database:
                     "the node stopped or changed its data before this write was durable",
                 )
             self._durable.wait()
+
+    def wait_applied(self, timeout_secs: float) -> None:
+        """Return when an operation has been applied, or the data replaced, or the time is up."""
+        self._applied.clear()
+        self._applied.wait(timeout_secs)
 
     def _wait_written(self, journal: Journal) -> None:
         """Return when not too much is buffered: clients may be faster than the disk."""
@@ -201,6 +213,7 @@ class Database:
     def data_replaced(self) -> None:
         """The node's data was swapped: wake all who waited for the old one."""
         self._pending.set()
+        self._applied.set()
         self._wake()
 
     # -- waiting for others -----------------------------------------------------------------------------

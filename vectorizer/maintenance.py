@@ -16,6 +16,7 @@ import gevent
 from gevent.event import Event
 
 from vectorizer import logs
+from vectorizer.breathing import let_others_run
 from vectorizer.database import Database
 from vectorizer.errors import RequestError
 from vectorizer.graphs import GraphBuilder
@@ -87,7 +88,7 @@ class Maintenance:
             self._wake.clear()
             try:
                 while worked := self._work():
-                    gevent.sleep(0)  # a full sync that waits for the lock gets it between two pieces of work
+                    let_others_run()  # a full sync that waits for the lock gets it between two pieces of work
                     if self._checkpoint_due():
                         break  # work may never end, the journal must
                 if self._checkpoint_due():

@@ -45,6 +45,7 @@ class Roles:
         self._lock = RLock()
         self.rest_address = rest_address
         """Host and port at which clients reach this node, as told to peers."""
+        database.roles = self
         self.master: MasterServer | None = None
         self.replica: ReplicaClient | None = None
 

@@ -267,6 +267,34 @@ class Replication:
         maximum=31_536_000,
     )
     replicas_max: int = setting(64, "Replicas that may be connected at one time.", minimum=1, maximum=10_000)
+    wait_replicas: int = setting(
+        0,
+        "Replicas that must hold a write durably before it is answered, where the write does not say "
+        "wait=. The answer comes after wait_timeout_ms all the same, and says how many have it.",
+        minimum=0,
+        maximum=10_000,
+    )
+    wait_timeout_ms: int = setting(
+        1000,
+        "How long a write with wait= (or wait_replicas), or a read with min_offset=, waits where it does "
+        "not say timeout_ms=.",
+        minimum=0,
+        maximum=3_600_000,
+    )
+    min_replicas_to_write: int = setting(
+        0,
+        "Writes are refused with 503 while fewer replicas than this are connected and well. 0 = a master "
+        "takes writes on its own.",
+        minimum=0,
+        maximum=10_000,
+    )
+    min_replicas_max_lag_secs: float = setting(
+        10.0,
+        "A replica that is further behind, or was not heard for longer, does not count for "
+        "min_replicas_to_write. Should be more than heartbeat_interval_secs.",
+        minimum=0.05,
+        maximum=86_400,
+    )
     replica_writes: Literal["refuse", "redirect"] = setting(
         "refuse",
         "What a replica does with a write. refuse: 403 that names the master. redirect: 307 to the "

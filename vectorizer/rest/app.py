@@ -20,6 +20,7 @@ from vectorizer.rest.bodies import BSON, JSON, BodyLimits, encode_json
 from vectorizer.rest.budget import Budget
 from vectorizer.rest.collections import CollectionRoutes
 from vectorizer.rest.exchange import BSON_FACTOR, JSON_FACTOR, Bounds, Request, Route
+from vectorizer.rest.guarantees import GuaranteeRoutes
 from vectorizer.rest.health import HealthRoutes
 from vectorizer.rest.paths import RAW_TARGET, decode_part, split_target
 from vectorizer.rest.replication import ReplicationControl, ReplicationRoutes
@@ -46,12 +47,14 @@ class RestApp:
         )
         largest = max(JSON_FACTOR * bodies.json_bytes, BSON_FACTOR * bodies.bson_bytes)
         self._bounds = Bounds(bodies, limits.json_depth_max, Budget(LARGE_BODIES * largest))
+        self._guarantees = GuaranteeRoutes(database)
         self.routes: list[Route] = [
             *HealthRoutes(database).routes(),
             *CollectionRoutes(database).routes(),
             *VectorRoutes(database).routes(),
             *SearchRoutes(database).routes(),
             *ReplicationRoutes(control).routes(),
+            *self._guarantees.routes(),
         ]
         self._bottle = bottle.Bottle()
         self._bottle.catchall = False
@@ -91,12 +94,17 @@ class RestApp:
     ) -> bottle.HTTPResponse:
         if route.writes:
             self._guard_writable(environ)
+            self._guarantees.before_write()
         decoded = {name: decode_part(part, f"the {name}") for name, part in parts.items()}
         request = Request(environ, route, self._bounds)
         try:
+            if route.reads:
+                self._guarantees.before_read(request)
             answer = route.call(request, **decoded)
         finally:
             request.close()
+        if route.writes:
+            answer = self._guarantees.after_write(request, answer)
         if answer.body is not None:
             return _http(answer.status, answer.body, JSON, answer.headers)
         if request.answers_bson:

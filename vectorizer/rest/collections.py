@@ -69,10 +69,16 @@ class CollectionRoutes:
         )
         return [
             Route(**{**vars(create), "writes": True}),
-            Route("GET", "/collections", self.list, "All collections."),
-            Route("GET", one, self.get, "One collection."),
+            Route("GET", "/collections", self.list, "All collections.", reads=True),
+            Route("GET", one, self.get, "One collection.", reads=True),
             Route("DELETE", one, self.drop, "Drop a collection with all its vectors.", writes=True),
-            Route("GET", one + "/digest", self.digest, "One number for everything a collection holds."),
+            Route(
+                "GET",
+                one + "/digest",
+                self.digest,
+                "One number for everything a collection holds.",
+                reads=True,
+            ),
         ]
 
     def create(self, request: Request) -> Answer:

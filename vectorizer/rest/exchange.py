@@ -22,7 +22,7 @@ from vectorizer.rest.bodies import (
 )
 from vectorizer.rest.budget import Budget
 from vectorizer.rest.paths import query_pairs
-from vectorizer.rest.schema import Table
+from vectorizer.rest.schema import Field, Integer, Table, Text
 
 OFFSET_HEADER = "X-Replication-Offset"
 ID_HEADER = "X-Replication-Id"
@@ -31,6 +31,23 @@ BSON_FACTOR = 2
 """Memory that a body takes while it is read and decoded, as a multiple of its size."""
 
 NO_QUERY = Table("NoQuery", {})
+_TIMEOUT = Field(Integer(0, 3_600_000), "how long to wait, in milliseconds", default=-1)
+FRESHNESS = Table(
+    "Freshness",
+    {
+        "min_offset": Field(Integer(0, 2**63 - 1), "wait until this write can be read, else 412", default=0),
+        "replication_id": Field(Text(64), "the mastership of that write: 412 lost_branch if it is lost"),
+        "max_lag_ms": Field(Integer(0, 2**31), "503 too_stale if this node is further behind", default=-1),
+        "timeout_ms": _TIMEOUT,
+    },
+)
+SAFETY = Table(
+    "Safety",
+    {
+        "wait": Field(Integer(0, 10_000), "answer when so many replicas hold the write durably", default=-1),
+        "timeout_ms": _TIMEOUT,
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +75,14 @@ class Route:
     """The field of the body that may be a very long list."""
     bson: bool = False
     """Reads and writes BSON too."""
+    reads: bool = False
+    """Reads data, and so takes the parameters of ``FRESHNESS``."""
     writes: bool = False
-    """Changes data: refused by a replica before anything else is looked at."""
+    """Changes data: refused by a replica before anything else is looked at. Takes those of ``SAFETY``."""
+
+    def __post_init__(self) -> None:
+        common = FRESHNESS if self.reads else SAFETY if self.writes else NO_QUERY
+        object.__setattr__(self, "query", self.query.extended(common))
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,10 @@ class Table:
             if not field.required and not field.nullable
         }
 
+    def extended(self, other: Table) -> Table:
+        """This table with the fields of another one; its own win."""
+        return Table(self.name, {**other.fields, **self.fields}, {**other.aliases, **self.aliases})
+
     def read(self, document: Any, where: str = "") -> dict[str, Any]:
         """The checked fields of a document; optional ones that are absent have their default.
 

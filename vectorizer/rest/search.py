@@ -100,7 +100,7 @@ class SearchRoutes:
         path = "/collections/<name>/search"
         forms = [self._batch_table, self._columns_table]
         return [
-            Route("POST", path, self.search, "The nearest vectors.", bodies=[self._table]),
+            Route("POST", path, self.search, "The nearest vectors.", bodies=[self._table], reads=True),
             Route(
                 "POST",
                 path + "/batch",
@@ -108,6 +108,7 @@ class SearchRoutes:
                 "Many searches at once.",
                 bodies=forms,
                 list_key="searches",
+                reads=True,
                 bson=True,
             ),
         ]

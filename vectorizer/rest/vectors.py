@@ -92,7 +92,15 @@ class VectorRoutes:
                 bson=True,
                 writes=True,
             ),
-            Route("GET", all_, self.page, "Page through everything.", query=self._page_table, bson=True),
+            Route(
+                "GET",
+                all_,
+                self.page,
+                "Page through everything.",
+                query=self._page_table,
+                bson=True,
+                reads=True,
+            ),
             Route(
                 "POST",
                 all_ + "/delete",
@@ -102,7 +110,7 @@ class VectorRoutes:
                 list_key="ids",
                 writes=True,
             ),
-            Route("GET", one, self.get, "One vector with its payload."),
+            Route("GET", one, self.get, "One vector with its payload.", reads=True),
             Route(
                 "PUT",
                 one,

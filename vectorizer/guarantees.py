@@ -1,0 +1,147 @@
+"""How safe a write must be, and how fresh a read: what clients may ask for beyond the defaults.
+
+Nothing here polls. Whoever waits for replicas is woken by their acknowledgements, whoever waits for an offset by the
+operations that are applied. A wait that ends in time changes only the answer: the write itself stays committed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from vectorizer.errors import RequestError, not_ready
+from vectorizer.replication.progress import Phase
+from vectorizer.replication.states import LinkState
+
+if TYPE_CHECKING:
+    from vectorizer.database import Database
+    from vectorizer.replication.progress import ReplicaTable
+
+
+class Guarantees:
+    """What a node can promise about one write or one read."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- writes ---------------------------------------------------------------------------------------------
+
+    def guard_replicas(self) -> None:
+        """RequestError 503 ``not_enough_replicas`` if too few replicas are well to take writes."""
+        replication = self._database.settings.replication
+        needed = replication.min_replicas_to_write
+        if needed == 0:
+            return
+        well = self._well_replicas(replication.min_replicas_max_lag_secs)
+        if well < needed:
+            raise RequestError(
+                503,
+                "not_enough_replicas",
+                f"{well} replicas are connected and at most {replication.min_replicas_max_lag_secs:g} s behind, "
+                f"{needed} are needed to write (replication.min_replicas_to_write)",
+                {"replicas": well, "min_replicas_to_write": needed},
+                {"Retry-After": "1"},
+            )
+
+    def durable_replicas(self, offset: int, count: int, timeout_ms: int) -> int:
+        """Wait until ``count`` replicas hold an operation durably, or the time is up; how many do."""
+        deadline = time.monotonic() + timeout_ms / 1000
+        while True:
+            master = None if self._database.roles is None else self._database.roles.master
+            if master is None:
+                return 0
+            reached = master.table.acknowledged(offset)
+            left = deadline - time.monotonic()
+            if reached >= count or left <= 0:
+                return reached
+            master.acknowledged.clear()
+            master.acknowledged.wait(left)
+
+    def _well_replicas(self, max_lag_secs: float) -> int:
+        roles = self._database.roles
+        if roles is None or roles.master is None:
+            return 0
+        node, now = self._database.node, time.monotonic()
+        table: ReplicaTable = roles.master.table
+        return sum(
+            row.phase is Phase.STREAMING
+            and now - row.last_heard_at <= max_lag_secs
+            and row.lag_ms(node.offset, node.log, now) <= max_lag_secs * 1000
+            for row in table
+        )
+
+    # -- reads ----------------------------------------------------------------------------------------------
+
+    def await_offset(self, offset: int, replication_id: str | None, timeout_ms: int) -> None:
+        """Wait until the write that was answered with this offset (and id) can be read here.
+
+        RequestError 412: ``lost_branch`` at once if that write was overruled by a newer mastership,
+        ``offset_not_reached`` when the time is up.
+        """
+        database = self._database
+        deadline = time.monotonic() + timeout_ms / 1000
+        while True:
+            if replication_id is not None:
+                self._guard_branch(offset, replication_id)
+            if database.node.offset >= offset and self._knows(replication_id):
+                return
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise RequestError(
+                    412,
+                    "offset_not_reached",
+                    f"this node is at offset {database.node.offset}, {offset} was asked for and did not come "
+                    f"within {timeout_ms} ms",
+                    {"offset": database.node.offset, "min_offset": offset},
+                )
+            database.wait_applied(left)
+
+    def guard_lag(self, max_lag_ms: int) -> None:
+        """RequestError 503 ``too_stale`` if this node's data is older than that."""
+        roles = self._database.roles
+        if roles is None or roles.replica is None:
+            return
+        lag_ms = roles.replica.link.lag_ms(time.monotonic())
+        if lag_ms > max_lag_ms:
+            error = not_ready(
+                f"this replica is {lag_ms} ms behind its master, {max_lag_ms} ms were accepted", "too_stale"
+            )
+            error.details.update(lag_ms=lag_ms, max_lag_ms=max_lag_ms)
+            raise error
+
+    def _knows(self, replication_id: str | None) -> bool:
+        history = self._database.node.history
+        return replication_id is None or any(
+            entry.replication_id == replication_id for entry in history.entries
+        )
+
+    def _guard_branch(self, offset: int, replication_id: str) -> None:
+        """Whether the mastership of a write still stands at its offset, as far as this node can know."""
+        history = self._database.node.history
+        for index, entry in enumerate(history.entries):
+            if entry.replication_id == replication_id:
+                following = history.entries[index + 1 : index + 2]
+                if following and following[0].start_offset < offset:
+                    raise _lost(offset, replication_id, following[0].start_offset)
+                return
+        if history.entries and offset <= history.entries[0].start_offset:
+            return  # so long ago that the history has forgotten the mastership
+        if self._knows_all_masterships():
+            raise _lost(offset, replication_id, None)
+
+    def _knows_all_masterships(self) -> bool:
+        """A master decides what the history is; a replica on a living link has been told all of it."""
+        roles = self._database.roles
+        if roles is None or roles.replica is None:
+            return True
+        return roles.replica.link.state is LinkState.STREAMING
+
+
+def _lost(offset: int, replication_id: str, end: int | None) -> RequestError:
+    where = "is not part of this node's history" if end is None else f"ended at offset {end}"
+    return RequestError(
+        412,
+        "lost_branch",
+        f"the write at offset {offset} of mastership {replication_id} is lost: that mastership {where}",
+        {"offset": offset, "replication_id": replication_id},
+    )
