@@ -1,7 +1,7 @@
 """How safe a write must be, and how fresh a read: what clients may ask for beyond the defaults.
 
-Nothing here polls. Whoever waits for replicas is woken by their acknowledgements, whoever waits for an offset by the
-operations that are applied. A wait that ends in time changes only the answer: the write itself stays committed.
+Nothing here polls. Whoever waits for replicas is woken by their acknowledgements, whoever waits for an offset
+by the operations that are applied. A wait that is too long changes only the answer: the write stays committed.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Guarantees:
             raise RequestError(
                 503,
                 "not_enough_replicas",
-                f"{well} replicas are connected and at most {replication.min_replicas_max_lag_secs:g} s behind, "
-                f"{needed} are needed to write (replication.min_replicas_to_write)",
+                f"{well} replicas are connected and at most {replication.min_replicas_max_lag_secs:g} s "
+                f"behind, {needed} are needed to write (replication.min_replicas_to_write)",
                 {"replicas": well, "min_replicas_to_write": needed},
                 {"Retry-After": "1"},
             )
