@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
+
 from tests.cluster.harness import (
     Cluster,
     Node,
@@ -203,3 +207,37 @@ def test_a_new_replica_of_a_master_promoted_without_writes_can_follow_it(cluster
         cluster.write(20, seed=seed)
         cluster.converged()
         assert (newcomer.syncs().full, newcomer.syncs().partial) == (1, 0)
+
+
+@pytest.mark.timeout(120)
+def test_mastership_goes_round_with_and_without_extra_writes_and_all_agree_again(cluster: Cluster) -> None:
+    cluster.start(replicas=2)
+    chance = random.Random(3)
+    with cluster.readers():
+        for turn in range(6):
+            old, [chosen, other] = cluster.master, chance.sample(cluster.replicas, 2)
+            with cluster.load(writers=3, seed=10 + turn) as load:
+                load.wait_sent(60)
+            clean = turn % 2 == 0
+            if clean:
+                cluster.converged()
+            else:
+                other.freeze()
+                cluster.write(20, seed=100 + turn)
+            old.kill()
+            cluster.promote(chosen)
+            other.thaw()
+            if not clean:
+                cluster.ledger.forget(chosen)  # what only the old master had is given up by this promotion
+            cluster.replicas = [other, old]
+            follow(other, chosen)
+            old.start()
+            if chance.random() < 0.5:
+                write_one(old, f"extra-{turn}")
+            cluster.write(20, seed=200 + turn)
+            follow(old, chosen)
+            cluster.wait_connected()
+            cluster.converged()
+    epochs = {node.status()["epoch"] for node in (cluster.master, *cluster.replicas)}
+    assert epochs == {7}
+    assert "foreign" not in "".join(node.log() for node in cluster.nodes)
