@@ -257,7 +257,7 @@ def test_a_replication_address_in_use_is_exit_code_2(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        address = "127.0.0.1:{}".format(taken.getsockname()[1])
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         with child(tmp_path / "data", master_settings(**{"replication.bind_address": address})) as process:
             assert process.exit_code() == 2
     assert f"cannot listen for replicas on {address}" in process.lines[-1]
