@@ -108,6 +108,15 @@ class Request:
         self._bounds = bounds
         self._reserved = 0
 
+    @property
+    def has_body(self) -> bool:
+        """Whether a body was announced."""
+        return "HTTP_TRANSFER_ENCODING" in self.environ or self.environ.get("CONTENT_LENGTH") not in (
+            None,
+            "",
+            "0",
+        )
+
     def document(self) -> Any:
         """The body, decoded; its form is not checked yet."""
         bounds = self._bounds

@@ -7,7 +7,27 @@ from typing import Any, Protocol
 
 from vectorizer.errors import ConfigurationError, RequestError
 from vectorizer.rest.exchange import Answer, Request, Route
-from vectorizer.rest.schema import wrong
+from vectorizer.rest.schema import Boolean, Field, Table, Text, wrong
+
+ADDRESS_BYTES_MAX = 300
+PROMOTE = Table(
+    "Promote",
+    {
+        "bind_address": Field(
+            Text(ADDRESS_BYTES_MAX), "where replicas connect, host:port; left out, as it is set already"
+        ),
+        "force": Field(Boolean(), "also where data is missing or another mastership is newer", default=False),
+    },
+)
+FOLLOW = Table(
+    "Follow",
+    {
+        "master_address": Field(
+            Text(ADDRESS_BYTES_MAX), "where that master takes replicas, host:port", required=True
+        ),
+        "force": Field(Boolean(), "also if its history is foreign to the data here", default=False),
+    },
+)
 
 
 class ReplicationControl(Protocol):
@@ -39,6 +59,10 @@ class ReplicationRoutes:
             Route("GET", "/replication/stats", self.stats, "The numbers alone."),
             Route("GET", "/replication/replicas", self.replicas, "The replicas of this master."),
             Route("POST", "/replication/configure", self.configure, "Change role and settings, at once."),
+            Route(
+                "POST", "/replication/promote", self.promote, "Make this node the master.", bodies=[PROMOTE]
+            ),
+            Route("POST", "/replication/follow", self.follow, "Follow a master.", bodies=[FOLLOW]),
         ]
 
     def status(self, request: Request) -> Answer:
@@ -58,8 +82,20 @@ class ReplicationRoutes:
         document = request.document()
         if not isinstance(document, Mapping):
             raise wrong("the body", "an object", document)
+        return self._configured(document)
+
+    def promote(self, request: Request) -> Answer:
+        """The body may be left out."""
+        values = PROMOTE.read(request.document() if request.has_body else {})
+        return self._configured({"role": "master", **_given(values)})
+
+    def follow(self, request: Request) -> Answer:
+        """``configure`` in the words of an operator."""
+        return self._configured({"role": "replica", **_given(FOLLOW.read(request.document()))})
+
+    def _configured(self, values: Mapping[str, Any]) -> Answer:
         try:
-            return Answer(self._control.configure(document))
+            return Answer(self._control.configure(values))
         except ConfigurationError as error:
             details = {
                 name: value
@@ -71,3 +107,8 @@ class ReplicationRoutes:
                 if value is not None
             }
             raise RequestError(400, "validation_error", str(error), details) from error
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a body said: settings that it left out stay as they are."""
+    return {name: value for name, value in values.items() if value not in (None, False)}
