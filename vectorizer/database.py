@@ -5,7 +5,8 @@ Which greenlet does what:
 - *committer*: takes what the node has buffered for the journal, writes and syncs it in a native thread,
   then wakes all who wait for durability and the senders of the stream. One batch at a time: what arrives
   meanwhile is the next.
-- *syncer* (``fsync: everysec``): syncs what is written, once a second.
+- *syncer* (``fsync: everysec``, and ``never`` on a replica that feeds others): syncs what is written, once a
+  second.
 - *maintenance* (see ``maintenance``): seals, merges, builds graphs, writes checkpoints.
 - *watch* (see ``loop_delay``): measures how long the event loop is held.
 
@@ -88,6 +89,7 @@ class Database:
         self._durable = Event()
         self._applied = Event()
         self._listeners: list[Callable[[], None]] = []
+        self._history_watchers: list[Callable[[], None]] = []
         self._journal_threads = ThreadPool(JOURNAL_THREADS)
         self._read_threads = ThreadPool(READ_THREADS)
         self._work_threads = ThreadPool(WORK_THREADS)
@@ -190,21 +192,27 @@ class Database:
 
     def _wait_written(self, journal: Journal) -> None:
         """Return when not too much is buffered: clients may be faster than the disk."""
-        while journal.unwritten_bytes > UNWRITTEN_BYTES_MAX and self.node.failure is None:
-            if self.node.journal is not journal:
+        while journal.appended_bytes - journal.written_bytes > UNWRITTEN_BYTES_MAX:
+            if self.node.failure is not None or self.node.journal is not journal:
                 return
             self._durable.wait()
 
     def flush(self) -> None:
-        """Write and sync all that is buffered, whatever ``fsync`` says. NodeFailure if that failed."""
-        journal = self.node.journal
-        while journal.pending and self.node.failure is None:
+        """Write and sync all that is buffered now, whatever ``fsync`` says and whoever goes on writing.
+
+        NodeFailure if that failed.
+        """
+        node, journal = self.node, self.node.journal
+        offset, position = node.offset, journal.appended_bytes
+        while journal.written_bytes < position and node.failure is None:
             self._pending.set()
             self._durable.wait(0.05)
-        if self.node.failure is None:
+        if node.failure is None:
             self._sync(journal)  # also when no operation waits: a history record may
-        if self.node.failure is not None:
-            raise self.node.failure
+        while journal.durable_offset < offset and node.failure is None:
+            self._durable.wait(0.05)
+        if node.failure is not None:
+            raise node.failure
 
     def close_journal(self, journal: Journal) -> None:
         """Close one that is no longer the node's, after all that its thread still does. OSError."""
@@ -215,6 +223,7 @@ class Database:
         self._pending.set()
         self._applied.set()
         self._wake()
+        self.history_changed()
 
     # -- waiting for others -----------------------------------------------------------------------------
 
@@ -227,6 +236,21 @@ class Database:
     def unsubscribe(self, listener: Callable[[], None]) -> None:
         """The opposite of ``subscribe``."""
         self._listeners.remove(listener)
+
+    def watch_history(self, watcher: Callable[[], None]) -> None:
+        """Call ``watcher`` whenever this node's history or data, or the nodes above it, are other ones; it
+        must not switch greenlets.
+        """
+        self._history_watchers.append(watcher)
+
+    def unwatch_history(self, watcher: Callable[[], None]) -> None:
+        """The opposite of ``watch_history``."""
+        self._history_watchers.remove(watcher)
+
+    def history_changed(self) -> None:
+        """What this node told those who follow it holds no longer."""
+        for watcher in self._history_watchers:
+            watcher()
 
     def _wake(self) -> None:
         durable, self._durable = self._durable, Event()
@@ -282,11 +306,14 @@ class Database:
     def _sync_each_second(self) -> None:
         while True:
             gevent.sleep(1.0)
-            if (
-                self.settings.storage.fsync == "everysec"
-                and self.node.journal.durable_offset < self.node.offset
-            ):
+            if self._syncs_each_second() and self.node.journal.durable_offset < self.node.offset:
                 self._sync(self.node.journal)
+
+    def _syncs_each_second(self) -> bool:
+        """A replica that feeds others must become durable at some time, also with ``fsync: never``."""
+        fsync, replication = self.settings.storage.fsync, self.settings.replication
+        feeds = self.node.role is Role.REPLICA and bool(replication.bind_address)
+        return fsync == "everysec" or (fsync == "never" and feeds)
 
     def _sync(self, journal: Journal) -> None:
         try:

@@ -116,11 +116,10 @@ class Journal:
         return bool(self._groups) or self._under_way is not None
 
     @property
-    def unwritten_bytes(self) -> int:
-        """Bytes that are appended and not written yet: they are in memory."""
+    def written_bytes(self) -> int:
+        """How much of `appended_bytes` is written; the rest is in memory."""
         with self._lock:
-            written, _ = self._written
-        return self.appended_bytes - written
+            return self._written[0]
 
     @property
     def durable_offset(self) -> int:
