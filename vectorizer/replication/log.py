@@ -19,7 +19,7 @@ class ReplicationLog:
     def __init__(self, entries_max: int, bytes_max: int, base_offset: int = 0) -> None:
         self._lock = NativeLock()
         self._frames: list[bytes] = []
-        self._times: list[float] = []
+        self._times: list[float | None] = []
         self._head = 0
         self._first = base_offset + 1
         self._bytes = 0
@@ -44,7 +44,7 @@ class ReplicationLog:
     def __len__(self) -> int:
         return len(self._frames) - self._head
 
-    def append(self, offset: int, frame: bytes, now: float) -> None:
+    def append(self, offset: int, frame: bytes, now: float | None) -> None:
         """Add the operation that follows the newest one; ``now`` is the monotonic time of its commit in
         seconds.
         """

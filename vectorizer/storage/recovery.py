@@ -143,7 +143,7 @@ def _replay(recovered: Recovered, encoded: bytes, file: str) -> None:
             "run `vectorizer check`, then restore this node from a replica or a backup",
         ) from error
     recovered.store.apply(entry)
-    recovered.log.append(entry.offset, encoded, 0.0)
+    recovered.log.append(entry.offset, encoded, None)
     recovered.offset = entry.offset
     recovered.checksum = frame.checksum(encoded)
     recovered.timestamp_ms = entry.timestamp_ms
