@@ -54,6 +54,7 @@ class RunningNode:
     role: Role = Role.MASTER
     replication: dict[str, Any] = field(default_factory=dict)
     frame_bytes_max: int = 1 << 24
+    fsync: str = "always"
     disk: Disk = field(default_factory=RealDisk)
     server: MasterServer | None = None
     client: ReplicaClient | None = None
@@ -68,11 +69,17 @@ class RunningNode:
             settings,
             replication=replace(settings.replication, **{**QUICK, **self.replication}),
             limits=replace(settings.limits, frame_bytes_max=self.frame_bytes_max),
-            storage=replace(settings.storage, journal_file_bytes=1 << 20, journal_bytes_max=1 << 26),
+            storage=replace(
+                settings.storage,
+                fsync=self.fsync,  # type: ignore[arg-type]
+                journal_file_bytes=1 << 20,
+                journal_bytes_max=1 << 26,
+            ),
         )
         self.disk.make_directory(str(self.root))
         directory = DataDirectory(self.disk, str(self.root))
-        recovered = open_data(directory, OPTIONS, self._new_id)
+        options = replace(OPTIONS, log_bytes_max=self.settings.replication.log_bytes_max)
+        recovered = open_data(directory, options, self._new_id)
         self.node = Node(recovered, self.role, node_limits(self.settings), self._new_id)
         self.database = Database(self.settings, directory, self.node)
         self.maintenance = Maintenance(self.database)

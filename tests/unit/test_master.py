@@ -371,3 +371,37 @@ def test_the_end_of_the_acceptor_is_the_end_of_the_node(master: RunningNode) -> 
     master.server._acceptor.kill(VectorizerError("a bug"), block=True)
     wait_until(lambda: master.database.failed.ready())
     assert "listener" in str(master.node.failure)
+
+
+def test_a_window_in_the_journal_feeds_the_stream(tmp_path: Path) -> None:
+    node = RunningNode(tmp_path / "small", replication={"log_bytes_max": 4096})
+    node.create()
+    for number in range(60):
+        node.write(number, seed=number)
+    node.listen()
+    assert node.node.log.first_offset > 20
+    peer = Peer(address(node))
+    peer.say(hello_of(node, 3))
+    assert peer.hear_a(Welcome).sync == "partial"
+    offsets = [peer.hear_a(OperationFrame).offset for _ in range(node.node.offset - 3)]
+    assert offsets == list(range(4, node.node.offset + 1))
+    peer.close()
+    node.stop()
+
+
+def test_an_accept_that_fails_is_tried_again(
+    master: RunningNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failures = [OSError(24, "Too many open files"), OSError(22, "Invalid argument")]
+    line_of = master_module.ReplicaLine
+
+    def fails_at_first(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return line_of(*arguments)
+
+    monkeypatch.setattr(master_module, "ReplicaLine", fails_at_first)
+    for _ in range(2):
+        assert Peer(address(master)).ended()
+    linked(master).close()
+    assert "connection_lost_at_once" in capfd.readouterr().err

@@ -480,3 +480,69 @@ def test_the_end_of_the_link_is_the_end_of_the_node(
     replica.follow("127.0.0.1:1")
     wait_until(lambda: replica.database.failed.ready())
     assert "ZeroDivisionError" in str(replica.node.failure)
+
+
+def test_the_same_failure_again_and_again_is_not_logged_each_time(
+    nodes: Callable[..., RunningNode], capfd: pytest.CaptureFixture[str]
+) -> None:
+    replica = nodes("replica", replication={"reconnect_interval_secs": 0.01})
+    client = replica.follow("127.0.0.1:1")
+    wait_until(lambda: client.link.retry.attempts >= 40)
+    client.stop()
+    assert 3 <= capfd.readouterr().err.count("link_down") <= 7
+
+
+def test_a_disk_that_fails_while_diverged_operations_are_saved_changes_nothing(
+    master: RunningNode, nodes: Callable[..., RunningNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(fork_offset: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    replica = nodes("replica")
+    replica.follow(address(master))
+    wait_until(caught_up(master, replica))
+    assert replica.client is not None
+    replica.client.stop()
+    replica.node.promote()
+    replica.database.committed()
+    replica.write(600)
+    replica.node.role = Role.REPLICA
+    master.node.open_mastership(raise_epoch=True)
+    master.node.open_mastership(raise_epoch=True)
+    master.database.committed()
+    monkeypatch.setattr(replica.snapshots, "save_diverged", broken)
+    offset, digest = replica.node.offset, replica.digest()
+    client = replica.follow(address(master))
+    wait_until(lambda: client.link.reason == "disk_error")
+    assert (replica.node.offset, replica.digest()) == (offset, digest)
+    monkeypatch.undo()
+    wait_until(caught_up(master, replica))
+    assert replica.digest() == master.digest()
+
+
+def test_what_the_journal_has_not_written_is_bounded(
+    master: RunningNode, nodes: Callable[..., RunningNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "UNWRITTEN_BYTES_MAX", 1 << 16)
+    replica = nodes("replica")
+    client = replica.follow(address(master))
+    wait_until(caught_up(master, replica))
+    for _ in range(6):
+        master.write_large(1 << 16)
+    wait_until(caught_up(master, replica))
+    assert client._unwritten <= 1 << 18
+    assert replica.digest() == master.digest()
+
+
+def test_writes_that_no_fsync_waits_for(nodes: Callable[..., RunningNode]) -> None:
+    master, replica = nodes("lazy", Role.MASTER, fsync="never"), nodes("replica", fsync="never")
+    master.create()
+    master.write(*range(10))
+    master.listen()
+    replica.follow(address(master))
+    wait_until(caught_up(master, replica))
+    master.write(11)
+    wait_until(caught_up(master, replica))
+    assert master.server is not None
+    wait_until(lambda: master.server.table.acknowledged(master.node.offset, durable=False) == 1)  # type: ignore[union-attr]
+    assert replica.digest() == master.digest()

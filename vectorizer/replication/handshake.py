@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from vectorizer.address import Address
 from vectorizer.errors import PeerError
 from vectorizer.replication.history import History
 from vectorizer.replication.messages import PROTOCOL, Hello, Refuse, Welcome
@@ -34,6 +35,8 @@ class Upstream(Protocol):
     def window(self) -> tuple[int, int]: ...
     @property
     def position(self) -> Position: ...
+    @property
+    def has_complete_data(self) -> bool: ...
     def checksum_at(self, offset: int) -> int | None: ...
 
 
@@ -62,7 +65,7 @@ class NeedsChecksum:
 
 
 def hello(
-    node: Downstream, settings: Settings, want_full: str, force: bool, rest_address: str, listen_port: int
+    node: Downstream, settings: Settings, want_full: str, force: bool, rest_address: str, listens_at: Address
 ) -> Hello:
     """The first message of a replica.
 
@@ -80,7 +83,8 @@ def hello(
         has_data=position.offset > 0,
         frame_bytes_max=settings.limits.frame_bytes_max,
         rest_address=rest_address,
-        listen_port=listen_port,
+        listen_port=listens_at.port,
+        listen_host=listens_at.host,
         full=want_full or incomplete,
         force=force,
     )
@@ -94,6 +98,8 @@ def examine(node: Upstream, greeting: Hello) -> Refuse | NeedsChecksum | None:
     if node.node_id in (greeting.node_id, *greeting.path):
         text = f"node {node.node_id} would replicate from itself"
         return Refuse("cycle", text, {"path": list(greeting.path)})
+    if not node.has_complete_data:
+        return Refuse("not_ready", f"node {node.node_id} has no complete data itself at the moment")
     first, last = node.window
     comparable = greeting.checksum is not None and first <= greeting.offset <= last
     if comparable and node.checksum_at(greeting.offset) is None:
@@ -135,15 +141,23 @@ def answer(node: Upstream, greeting: Hello, journal_checksum: int | None) -> Dec
     return Refuse(str(decision.reason), text, details)
 
 
+@dataclass(frozen=True, slots=True)
+class Above:
+    """The nodes above a node: their ids, nearest first, and the REST address where writes belong."""
+
+    path: tuple[str, ...] = ()
+    writes_address: str = ""
+
+
 def welcome(
-    node: Upstream, decision: Decision, settings: Settings, rest_address: str, path: tuple[str, ...]
+    node: Upstream, decision: Decision, settings: Settings, rest_address: str, above: Above
 ) -> Welcome:
     """The message that lets the replica in."""
     first, last = node.window
     return Welcome(
         protocol=PROTOCOL,
         node_id=node.node_id,
-        path=path,
+        path=(node.node_id, *above.path),
         history=node.history,
         offset=node.offset,
         epoch=node.history.epoch,
@@ -155,6 +169,7 @@ def welcome(
         heartbeat_interval_secs=settings.replication.heartbeat_interval_secs,
         frame_bytes_max=settings.limits.frame_bytes_max,
         rest_address=rest_address,
+        writes_address=above.writes_address,
     )
 
 

@@ -42,6 +42,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vectorizer.address import Address
 from vectorizer.errors import PeerError
 from vectorizer.replication import handshake, messages
 from vectorizer.replication.handshake import Downstream
@@ -67,12 +68,13 @@ if TYPE_CHECKING:
     from vectorizer.config import Settings
 
 SENTENCE_MAX = 1000
+NOWHERE = Address("", 0)
 _REFUSALS = ("foreign_history", "cycle", "stale_master", "bad_welcome", "protocol_mismatch")
 
 
 @dataclass(slots=True)
 class ReplicaLink:
-    """The link to one master; `rest_address` and `listen_port` are this node's own, told to the master."""
+    """The link to one master; `rest_address` and `listens_at` are this node's own, told to the master."""
 
     node: Downstream
     settings: Callable[[], Settings]
@@ -80,7 +82,7 @@ class ReplicaLink:
     random: Callable[[], float]  # uniform in [0, 1)
     force: bool = False
     rest_address: str = ""
-    listen_port: int = 0
+    listens_at: Address = NOWHERE
     state: LinkState = LinkState.DOWN
     master: MasterFacts = field(default_factory=lambda: MasterFacts(0.0))
     totals: Totals = field(default_factory=Totals)
@@ -228,9 +230,9 @@ class ReplicaLink:
     def installed(self, now: float, now_ms: int) -> None:
         """Install succeeded: the node stands at the snapshot's offset."""
         self._heard_at, self._working = now, False
-        self.totals.full_syncs += 1
         self.totals.last_sync_ms = now_ms
-        started_at = self.sync.started_at if self.sync else now
+        started_at, size = (self.sync.started_at, self.sync.bytes_received) if self.sync else (now, 0)
+        self.totals.full_sync_finished(now - started_at, size)
         self._report("full_sync_installed", offset=self.node.offset, seconds=round(now - started_at, 3))
         self.failures.want_full, self.force, self._receipt = "", False, None
         if self.state is LinkState.INSTALLING:
@@ -404,7 +406,7 @@ class ReplicaLink:
             self.failures.want_full,
             self.force,
             self.rest_address,
-            self.listen_port,
+            self.listens_at,
         )
         self.state = LinkState.HANDSHAKE
         self._send(hello)

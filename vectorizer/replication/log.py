@@ -20,9 +20,11 @@ class ReplicationLog:
         self._lock = NativeLock()
         self._frames: list[bytes] = []
         self._times: list[float | None] = []
+        self._ends: list[int] = []  # bytes appended up to and with each operation
         self._head = 0
         self._first = base_offset + 1
         self._bytes = 0
+        self._appended = 0
         self._entries_max = entries_max
         self._bytes_max = bytes_max
 
@@ -53,6 +55,8 @@ class ReplicationLog:
                 raise ValueError(f"operation {offset} does not follow {self.last_offset}")
             self._frames.append(frame)
             self._times.append(now)
+            self._appended += len(frame)
+            self._ends.append(self._appended)
             self._bytes += len(frame)
             if self._bytes > self._bytes_max or len(self._frames) - self._head > self._entries_max:
                 self._shrink()
@@ -89,6 +93,14 @@ class ReplicationLog:
             index = max(offset - self._first, 0) + self._head
             return self._times[index] if index < len(self._times) else None
 
+    def bytes_after(self, offset: int) -> int:
+        """Bytes of the operations after an offset, as far as they are in memory."""
+        with self._lock:
+            index = max(offset + 1 - self._first, 0) + self._head
+            if index >= len(self._frames):
+                return 0
+            return self._appended - self._ends[index] + len(self._frames[index])
+
     def set_limits(self, entries_max: int, bytes_max: int) -> None:
         """Change the limits; what no longer fits is dropped at once."""
         with self._lock:
@@ -108,4 +120,5 @@ class ReplicationLog:
         if self._head >= _COMPACT_ENTRIES and self._head * 2 >= len(self._frames):
             del self._frames[: self._head]
             del self._times[: self._head]
+            del self._ends[: self._head]
             self._head = 0

@@ -19,7 +19,7 @@ too, loudly, and not the master: sessions only read the node.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import gevent
@@ -32,6 +32,7 @@ from vectorizer.errors import PeerError, VectorizerError
 from vectorizer.node import NodeFailure
 from vectorizer.replication import messages
 from vectorizer.replication.connection import Connection, Turn
+from vectorizer.replication.handshake import Above
 from vectorizer.replication.intentions import (
     CaptureSnapshot,
     Close,
@@ -94,12 +95,19 @@ class MasterServer:
     """
 
     def __init__(
-        self, database: Database, snapshots: Snapshots, listener: socket.socket, rest_address: str
+        self,
+        database: Database,
+        snapshots: Snapshots,
+        listener: socket.socket,
+        rest_address: str,
+        above: Callable[[], Above] = Above,
     ) -> None:
         self.table = ReplicaTable()
         self.database = database
         self.snapshots = snapshots
         self.rest_address = rest_address
+        self.above = above
+        """The nodes that this one follows itself, if it does."""
         self.acknowledged = Event()
         """Set at each ack; whoever waits for replicas clears it and looks at the table."""
         self._listener = listener
@@ -123,6 +131,7 @@ class MasterServer:
     def start(self) -> None:
         """Let replicas in."""
         self.database.subscribe(self.wake)
+        self.database.watch_history(self.renew)
         self._acceptor = gevent.spawn(self._accept)
         self._acceptor.link_exception(self._acceptor_died)
 
@@ -134,6 +143,7 @@ class MasterServer:
         self._acceptor = None
         self._listener.close()
         self.database.unsubscribe(self.wake)
+        self.database.unwatch_history(self.renew)
         lines = self.lines
         for line in lines:
             line.close(reason, message)
@@ -157,6 +167,11 @@ class MasterServer:
         """Operations may be sent, or something changed that sessions look at."""
         for line in self._lines:
             line.wake.set()
+
+    def renew(self) -> None:
+        """This node's history or data is another one: replicas must say hello again."""
+        for line in self._lines:
+            line.renew()
 
     def _acceptor_died(self, greenlet: Greenlet) -> None:
         self.database.fail(NodeFailure(f"the listener for replicas has ended: {greenlet.exception!r}"))
@@ -215,6 +230,7 @@ class ReplicaLine:
             peer.port,
             time.monotonic(),
             rest_address=server.rest_address,
+            above=server.above,
         )
         self._pin: PinnedSnapshot | None = None
         self._files: list[str] = []
@@ -233,6 +249,11 @@ class ReplicaLine:
         """Say goodbye."""
         self.session.close(reason, message, time.monotonic())
         self.wake.set()
+
+    def renew(self) -> None:
+        """Say goodbye, so that the replica says hello anew; unless it has not yet."""
+        if self.session.state is not SessionState.HELLO:
+            self.close("history_changed", "the history or the data of this node has changed: come again")
 
     def abandon(self) -> None:
         """Close without another word."""

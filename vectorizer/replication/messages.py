@@ -187,6 +187,9 @@ class Hello:
     force: bool = field(
         metadata=_is(_boolean), default=False
     )  # an operator told me to take a foreign history
+    listen_host: str = field(
+        metadata=_is(_string(255)), default=""
+    )  # where I take replicas; "" = at the host that this connection comes from
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,9 @@ class Welcome:
     heartbeat_interval_secs: float = field(metadata=_is(_number(0.001, 86400.0)))
     frame_bytes_max: int = field(metadata=_is(_integer(FRAME_BYTES_MIN, 2**31 - 1)))
     rest_address: str = field(metadata=_is(_string(255)))
+    writes_address: str = field(
+        metadata=_is(_string(255)), default=""
+    )  # REST of the master above me, where writes belong; "" = that is me, or I do not know
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from vectorizer.histogram import TRANSFER_BYTES, TRANSFER_SECS, Histogram
+
 FLAP_WINDOW_SECS = 60.0
 FLAP_LINKS = 3
 ROWS_MAX = 1000  # a peer that makes up node ids must not fill the memory
@@ -81,6 +83,7 @@ class Progress:
     port: int  # the port it comes from, or the one it says it listens on (hello's listen_port)
     rest_address: str  # where the replica's REST can be reached, "" unknown
     connected_at: float  # when this link said hello
+    listens_at: str = ""  # host:port where it takes replicas of its own, "" nowhere
     phase: Phase = Phase.HANDSHAKE
     last_heard_at: float = 0.0  # any message counts; >= connected_at
     last_heard_ms: int = 0  # the same moment by the wall clock
@@ -144,6 +147,14 @@ class Totals:
     refusals: Counter[str] = field(default_factory=Counter)  # by reason
     full_sync_reasons: Counter[str] = field(default_factory=Counter)
     disconnects: Counter[str] = field(default_factory=Counter)  # by reason
+    full_sync_secs: Histogram = field(default_factory=lambda: Histogram(TRANSFER_SECS))  # of those finished
+    full_sync_bytes: Histogram = field(default_factory=lambda: Histogram(TRANSFER_BYTES))
+
+    def full_sync_finished(self, seconds: float, size: int) -> None:
+        """A full sync is installed; `size` bytes of files travelled."""
+        self.full_syncs += 1
+        self.full_sync_secs.observe(seconds)
+        self.full_sync_bytes.observe(size)
 
 
 class ReplicaTable:

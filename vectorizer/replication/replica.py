@@ -22,11 +22,12 @@ import gevent
 from gevent.event import Event
 
 from vectorizer import logs
-from vectorizer.address import parse_address
+from vectorizer.address import Address, parse_address
 from vectorizer.errors import ApplyError, DamageError, PeerError, RequestError, VectorizerError
 from vectorizer.node import NodeFailure
 from vectorizer.replication import messages
 from vectorizer.replication.connection import Connection, Turn
+from vectorizer.replication.handshake import Above
 from vectorizer.replication.intentions import (
     AbortSnapshot,
     AdoptHistory,
@@ -40,7 +41,7 @@ from vectorizer.replication.intentions import (
     Send,
     WriteChunk,
 )
-from vectorizer.replication.link import ReplicaLink
+from vectorizer.replication.link import NOWHERE, ReplicaLink
 from vectorizer.replication.master import LINGER_SECS, LOOK_SECS, STOP_SECS, clock_ms
 from vectorizer.replication.states import FINAL, LinkState
 from vectorizer.storage.snapshot import SnapshotFile
@@ -70,6 +71,7 @@ class ReplicaClient:
         rest_address: str,
         *,
         force: bool = False,
+        listens_at: Address = NOWHERE,
     ) -> None:
         self.master_address = master_address
         self._database = database
@@ -81,6 +83,7 @@ class ReplicaClient:
             random.random,
             force=force,
             rest_address=rest_address,
+            listens_at=listens_at,
         )
         self._wake = Event()
         self._due = Event()
@@ -89,6 +92,7 @@ class ReplicaClient:
         self._keep_aside = False
         self._greenlet: Greenlet | None = None
         self._unwritten = 0
+        self._told: tuple[LinkState, str] | None = None  # the last end of a connection that was logged
         self._saved: tuple[str, int, int] | None = None  # what of ours was saved aside already
         self._distrusts_files = False  # a file here turned out damaged: let the master send all
 
@@ -96,6 +100,11 @@ class ReplicaClient:
     def stopped_for_good(self) -> bool:
         """Whether it tries no more until an operator acts."""
         return self.link.state in FINAL
+
+    @property
+    def above(self) -> Above:
+        """The nodes above this one, as the master told last."""
+        return Above(self.link.master.path, self.link.master.writes_address)
 
     def start(self) -> None:
         """Begin to follow."""
@@ -166,13 +175,17 @@ class ReplicaClient:
         if link.state is LinkState.STOPPED:
             return
         wait = None if link.retry.at is None else round(max(0.0, link.retry.at - time.monotonic()), 3)
-        log.warning(
+        attempts, reason = link.retry.attempts, (link.state, link.reason)
+        # The same reason again and again is told the 1st, 2nd, 4th, 8th ... time.
+        quiet = reason == self._told and attempts & (attempts - 1)
+        self._told = reason
+        (log.debug if quiet else log.warning)(
             "link_down",
             master=self.master_address,
             state=str(link.state),
             reason=link.reason,
             message=link.message,
-            attempts=link.retry.attempts,
+            attempts=attempts,
             next_attempt_secs=wait,
             offset=self._database.node.offset,
         )
@@ -213,12 +226,14 @@ class ReplicaClient:
                 self._wake.set()
 
     def _take(self, connection: Connection, line: bytes) -> None:
-        link, was = self.link, self.link.state
+        link, was, above = self.link, self.link.state, self.above
         link.receive(messages.decode(line), time.monotonic(), clock_ms(), len(line))
         if link.state is not was and was is LinkState.HANDSHAKE and link.connected_now:
             connection.raise_ceiling(self._database.settings.limits.frame_bytes_max)
-            rest = link.master.rest_address
+            rest = link.master.writes_address
             self._database.node.master_url = f"http://{rest}" if rest else None
+            if self.above != above:
+                self._database.history_changed()  # who follows this node must see a cycle through it
         self._do_work()
         if link.state is not was and link.state is LinkState.STREAMING:
             self._database.node.has_complete_data = True
@@ -291,6 +306,7 @@ class ReplicaClient:
             self.link.apply_failed(node.offset, error.error_type, str(error), time.monotonic())
         else:
             self._database.committed()
+            self._database.history_changed()
 
     def _apply(self, offset: int, line: bytes) -> None:
         now = time.monotonic()

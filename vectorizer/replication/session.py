@@ -42,9 +42,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vectorizer import frame
+from vectorizer.address import Address
 from vectorizer.errors import PeerError
 from vectorizer.replication import handshake, messages
-from vectorizer.replication.handshake import NeedsChecksum, Upstream
+from vectorizer.replication.handshake import Above, NeedsChecksum, Upstream
 from vectorizer.replication.intentions import (
     CaptureSnapshot,
     Close,
@@ -81,7 +82,7 @@ class MasterSession:
     port: int
     opened_at: float
     rest_address: str = ""
-    path: tuple[str, ...] = ()  # node ids above this node, nearest first; a master has none
+    above: Callable[[], Above] = Above  # of this node; a master has nobody above it
     state: SessionState = SessionState.HELLO
     progress: Progress | None = None  # from the welcome on; also this replica's row in the table
     hello: messages.Hello | None = None  # the last one that came
@@ -261,7 +262,7 @@ class MasterSession:
             )
         seconds = round(now - self._sync().started_at, 3)
         self._row().full_syncs += 1
-        self.table.totals.full_syncs += 1
+        self.table.totals.full_sync_finished(seconds, self._transfer.bytes_sent)
         self._report("full_sync_finished", offset=offset, bytes=self._transfer.bytes_sent, seconds=seconds)
         self._transfer = None
         self._stream(offset, offset, now_ms)
@@ -296,11 +297,7 @@ class MasterSession:
             self._refuse(messages.Refuse("too_many_replicas", text), now)
             return
         progress = self._attach(self.hello, decision, now, now_ms)
-        self._send(
-            handshake.welcome(
-                self.node, decision, self.settings(), self.rest_address, (self.node.node_id, *self.path)
-            )
-        )
+        self._send(handshake.welcome(self.node, decision, self.settings(), self.rest_address, self.above()))
         self._beat_at = now
         if decision.kind is SyncKind.PARTIAL:
             progress.partial_syncs += 1
@@ -318,6 +315,8 @@ class MasterSession:
             self.progress = Progress(
                 hello.node_id, self.host, port, hello.rest_address, now, last_heard_at=now
             )
+            if hello.listen_port:
+                self.progress.listens_at = str(Address(hello.listen_host or self.host, port))
             replaced = self.table.attach(self.progress, now)
             if replaced is not None:
                 self._outbox.append(CloseReplaced(replaced))

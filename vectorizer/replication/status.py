@@ -83,7 +83,9 @@ class StatusView:
         if self.table is None:
             role = self.node.role.value
             raise RequestError(
-                400, "not_a_master", f"only a master has a list of replicas; this node is a {role}"
+                400,
+                "not_a_master",
+                f"only a node that takes replicas has a list of them; this one is a {role} that does not",
             )
         rows = self._rows(self.table)
         linked = len(self.table.linked())
@@ -117,6 +119,7 @@ class StatusView:
             "heartbeat_age_ms": max(0, round((self.now - row.last_heard_at) * 1000)),
             "phase": str(row.phase),
             "rest_address": row.rest_address,
+            "replication_address": row.listens_at or None,
             "connected_secs": None if row.gone_at is not None else round(self.now - row.connected_at, 3),
             "disconnected_reason": row.gone_reason or None,
             "bytes_sent": row.bytes_sent,
@@ -134,9 +137,9 @@ class StatusView:
         return row.lag_ms(self.node.offset, self.node.log, self.now)
 
     def _totals(self) -> Totals:
-        if self.table is not None:
-            return self.table.totals
-        return Totals() if self.link is None else self.link.totals
+        if self.link is not None:  # a replica may have a table too, of replicas of its own
+            return self.link.totals
+        return Totals() if self.table is None else self.table.totals
 
     def _stats(self) -> dict[str, Any]:
         totals = self._totals()

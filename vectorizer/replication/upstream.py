@@ -20,7 +20,8 @@ class MasterFacts:
     node_id: str = ""
     rest_address: str = ""
     history: History = field(default_factory=History)
-    path: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()  # of node ids: the master's, then those above it
+    writes_address: str = ""  # REST of the node at the end of the path
     offset: int = 0
     durable: int = 0
     heartbeat_interval_secs: float = 5.0
@@ -33,6 +34,7 @@ class MasterFacts:
     def welcomed(self, welcome: Welcome, now: float, now_ms: int) -> None:
         """A new connection's first facts."""
         self.node_id, self.rest_address, self.path = welcome.node_id, welcome.rest_address, welcome.path
+        self.writes_address = welcome.writes_address or welcome.rest_address
         self.history, self.offset, self.durable = welcome.history, welcome.offset, welcome.offset
         self.heartbeat_interval_secs = welcome.heartbeat_interval_secs
         self.heartbeat_at, self.heartbeat_ms = now, now_ms
