@@ -7,6 +7,8 @@ from collections import deque
 
 import gevent
 
+from vectorizer.histogram import LATENCY_SECS, Histogram
+
 INTERVAL_SECS = 0.02
 RECENT_SAMPLES = 3000
 
@@ -17,6 +19,8 @@ class LoopDelay:
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=RECENT_SAMPLES)
         self.max_ms = 0.0
+        self.histogram = Histogram(LATENCY_SECS)
+        """All delays, in seconds."""
 
     def run(self) -> None:
         """Measure for ever."""
@@ -25,6 +29,7 @@ class LoopDelay:
             gevent.sleep(INTERVAL_SECS)
             delay_ms = max(0.0, (time.monotonic() - due) * 1000)
             self._recent.append(delay_ms)
+            self.histogram.observe(delay_ms / 1000)
             self.max_ms = max(self.max_ms, delay_ms)
 
     def document(self) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The server: puts the rooms of one process together, starts them in order, and ends them in order.
 
-Start: lock and open the data, apply what REST stored, bind all addresses, then let clients in. Whatever is
-wrong is found before anything is served. Stop (SIGTERM): no new requests, running ones finish, replicas get
+Start: bind the REST address, lock and open the data, apply what REST stored, listen for replicas or follow
+the master, then let clients in. Whatever is wrong is found before anything is served. Stop (SIGTERM): no new requests, running ones finish, replicas get
 the rest, a last checkpoint. A failure of the node (its journal, a bug) ends the process with exit code 1.
 """
 
@@ -20,18 +20,23 @@ from vectorizer import __version__, logs
 from vectorizer.config import Settings, Source
 from vectorizer.database import Database, node_limits
 from vectorizer.errors import ConfigurationError, DamageError, RequestError
+from vectorizer.histogram import LATENCY_SECS, Histogram
 from vectorizer.loop_delay import LoopDelay
 from vectorizer.maintenance import Maintenance
+from vectorizer.metrics.exposition import CONTENT_TYPE, NodeMetrics
+from vectorizer.metrics.journal_syncs import MeasuredDisk
 from vectorizer.node import Node, NodeFailure, Role
 from vectorizer.replication.history import History
 from vectorizer.replication_status import ReplicationStatus
 from vectorizer.rest.app import RestApp
+from vectorizer.rest.measured import Measured
+from vectorizer.rest.metrics import MetricsRoutes
 from vectorizer.rest.server import RestServer
 from vectorizer.roles import Roles, advertised_address
 from vectorizer.service_notification import notify
 from vectorizer.snapshots import Snapshots
 from vectorizer.storage.data_directory import DataDirectory
-from vectorizer.storage.disk import Disk, Lock, RealDisk
+from vectorizer.storage.disk import Disk, Lock
 from vectorizer.storage.manifest import Manifest
 from vectorizer.storage.recovery import Recovered, StorageOptions, create, open_data
 
@@ -50,7 +55,8 @@ class Server:
         self._rest = RestServer(settings.server.host, settings.server.port)
         self._lock: Lock | None = None
         try:
-            disk = RealDisk()
+            journal_syncs = Histogram(LATENCY_SECS)
+            disk = MeasuredDisk(journal_syncs)
             directory = DataDirectory(disk, os.path.abspath(settings.storage.data_dir))
             self._lock = lock_data(disk, directory.root)
             recovered, settings = open_data_with_settings(directory, settings)
@@ -70,6 +76,9 @@ class Server:
             )
             self.status = ReplicationStatus(
                 self.database, self.roles, self.snapshots, self.maintenance, self._loop_delay
+            )
+            self.metrics = NodeMetrics(
+                self.database, self.roles, self.maintenance, self.snapshots, self._loop_delay, journal_syncs
             )
         except BaseException:
             self._rest.close()
@@ -98,7 +107,9 @@ class Server:
         self.maintenance.start()
         database.flush()  # the mastership of this start is durable before anybody hears of it
         self.roles.start()
-        self._rest.start(RestApp(database, self.status), self.settings)
+        others = MetricsRoutes(self.metrics.exposition, CONTENT_TYPE).routes()
+        application = Measured(RestApp(database, self.status, others), self.metrics.requests)
+        self._rest.start(application, self.settings)
         host, port = self.rest_address
         log.info(
             "started",

@@ -21,13 +21,16 @@ HIDDEN = {
     "yaml": ["config"],
     "bottle": ["rest/*"],
     "xxhash": ["storage/chunk", "digest"],
+    "prometheus_client": ["metrics/*"],
 }
 # Everything else is pure: it cannot be interrupted by another greenlet, and is handed the time.
 WITH_THE_WORLD = ["gevent", "greenlet", "socket", "time", "threading", "asyncio", "subprocess"]
 ROOMS_WITH_THE_WORLD = [
     "__main__",
     "server",
+    "breathing",
     "database",
+    "guarantees",
     "maintenance",
     "graphs",
     "snapshots",
@@ -36,6 +39,8 @@ ROOMS_WITH_THE_WORLD = [
     "loop_delay",
     "service_notification",
     "rest/*",
+    "metrics/exposition",
+    "metrics/journal_syncs",
     "replication/connection",
     "replication/master",
     "replication/replica",

@@ -52,7 +52,7 @@ def test_health(node: RestNode) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("HEAD", "/health", "GET"),
+        ("HEAD", "/replication/status", "GET"),
         ("PATCH", "/collections", "GET, POST"),
         ("HEAD", "/collections/c", "GET, DELETE"),
         ("OPTIONS", "/collections/c/vectors", "GET, POST"),
@@ -60,8 +60,8 @@ def test_health(node: RestNode) -> None:
         ("POST", "/collections/c/vectors/a", "GET, PUT, DELETE"),
         ("PATCH", "/collections/c/vectors/delete", "GET, POST, PUT, DELETE"),
         ("GET", "/collections/c/search", "POST"),
-        ("ANY", "/health", "GET"),
-        ("PROXY", "/health", "GET"),
+        ("ANY", "/health", "GET, HEAD"),
+        ("PROXY", "/health", "GET, HEAD"),
         ("DELETE", "/replication/configure", "POST"),
     ],
 )

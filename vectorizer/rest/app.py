@@ -7,7 +7,7 @@ bug here: 500, and a line in the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -23,6 +23,7 @@ from vectorizer.rest.exchange import BSON_FACTOR, JSON_FACTOR, Bounds, Request, 
 from vectorizer.rest.guarantees import GuaranteeRoutes
 from vectorizer.rest.health import HealthRoutes
 from vectorizer.rest.paths import RAW_TARGET, decode_part, split_target
+from vectorizer.rest.probes import ProbeRoutes
 from vectorizer.rest.replication import ReplicationControl, ReplicationRoutes
 from vectorizer.rest.search import SearchRoutes
 from vectorizer.rest.vectors import VectorRoutes
@@ -37,7 +38,9 @@ log = logs.get(__name__)
 class RestApp:
     """The WSGI application of one node."""
 
-    def __init__(self, database: Database, control: ReplicationControl) -> None:
+    def __init__(
+        self, database: Database, control: ReplicationControl, others: Sequence[Route] = ()
+    ) -> None:
         self._database = database
         limits = database.settings.limits
         bodies = BodyLimits(
@@ -55,15 +58,20 @@ class RestApp:
             *SearchRoutes(database).routes(),
             *ReplicationRoutes(control).routes(),
             *self._guarantees.routes(),
+            *ProbeRoutes(database).routes(),
+            *others,
         ]
         self._bottle = bottle.Bottle()
         self._bottle.catchall = False
         self._bottle.default_error_handler = _unknown_path
         for route in self.routes:
-            self._bottle.route(route.path, route.method, self._callback(route))
+            methods = [route.method, "HEAD"] if route.head else route.method
+            self._bottle.route(route.path, methods, self._callback(route))
+        heads = {route.path for route in self.routes if route.head}
         for path in dict.fromkeys(route.path for route in self.routes):
             # Bottle would answer HEAD by GET, and other methods in HTML.
-            self._bottle.route(path, ["HEAD", "ANY"], self._method_not_allowed)
+            refused = ["ANY"] if path in heads else ["HEAD", "ANY"]
+            self._bottle.route(path, refused, self._method_not_allowed)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         """WSGI."""
@@ -131,7 +139,8 @@ class RestApp:
 
     def _method_not_allowed(self, **parts: str) -> bottle.HTTPResponse:
         environ = bottle.request.environ
-        allowed = [method for method in ("GET", "POST", "PUT", "DELETE") if self._is_allowed(method, environ)]
+        methods = ("GET", "HEAD", "POST", "PUT", "DELETE")
+        allowed = [method for method in methods if self._is_allowed(method, environ)]
         allow = ", ".join(allowed)
         return error_response(
             RequestError(
@@ -145,7 +154,7 @@ class RestApp:
 
     def _is_allowed(self, method: str, environ: Mapping[str, Any]) -> bool:
         found, _ = self._bottle.router.match({"REQUEST_METHOD": method, "PATH_INFO": environ["PATH_INFO"]})
-        return bool(found.method == method)
+        return bool(found.method == method and found.callback != self._method_not_allowed)
 
 
 def error_response(error: RequestError) -> bottle.HTTPResponse:

@@ -73,6 +73,8 @@ class Route:
     """The forms of body that are accepted; none = a body is ignored."""
     list_key: str | None = None
     """The field of the body that may be a very long list."""
+    head: bool = False
+    """Answers HEAD too."""
     bson: bool = False
     """Reads and writes BSON too."""
     reads: bool = False

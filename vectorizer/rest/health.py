@@ -18,7 +18,8 @@ class HealthRoutes:
 
     def routes(self) -> list[Route]:
         """The rows for the table of routes."""
-        return [Route("GET", "/health", self.health, "Whether the process is alive, its role and version.")]
+        text = "Whether the process is alive, its role and version."
+        return [Route("GET", "/health", self.health, text, head=True)]
 
     def health(self, request: Request) -> Answer:
         """Status, role, version and uptime."""

@@ -1,0 +1,24 @@
+"""``/metrics``: what Prometheus scrapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vectorizer.rest.exchange import Answer, Request, Route
+
+
+class MetricsRoutes:
+    """Both paths give the same; ``exposition`` makes the text, ``kind`` is its media type."""
+
+    def __init__(self, exposition: Callable[[], bytes], kind: str) -> None:
+        self._exposition = exposition
+        self._kind = kind
+
+    def routes(self) -> list[Route]:
+        """The rows for the table of routes."""
+        text = "All numbers of this node in the text format of Prometheus."
+        return [Route("GET", path, self.metrics, text) for path in ("/metrics", "/prometheus/metrics")]
+
+    def metrics(self, request: Request) -> Answer:
+        """The text."""
+        return Answer(body=self._exposition(), headers={"Content-Type": self._kind})
