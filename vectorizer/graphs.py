@@ -17,7 +17,7 @@ from gevent import subprocess
 from gevent.event import Event
 
 from vectorizer import logs
-from vectorizer.index.build import command
+from vectorizer.index.build import ExitCode, command
 from vectorizer.storage.disk import is_disk_full
 from vectorizer.storage.graph_files import graph_file_infos, load_graph
 from vectorizer.storage.sealing import segment_directory_name
@@ -100,7 +100,8 @@ class GraphBuilder:
         if not self._is_wanted(collection, segment):
             return
         if code != 0:
-            self._failed(collection, segment, f"the builder ended with exit code {code}: {said}")
+            reason = f"the builder ended with exit code {code}: {said}"
+            self._failed(collection, segment, reason, passing=code == ExitCode.NO_ROOM)
             return
         try:
             files = database.run_work(graph_file_infos, database.directory.disk, path)
@@ -108,7 +109,7 @@ class GraphBuilder:
             if error.errno != errno.ENOENT and not is_disk_full(error):
                 raise
             if self._is_wanted(collection, segment):
-                self._failed(collection, segment, str(error))
+                self._failed(collection, segment, str(error), passing=is_disk_full(error))
             return
         graph = database.run_work(
             load_graph, database.directory.disk, path, collection.config, files, verify=False
@@ -136,9 +137,13 @@ class GraphBuilder:
         held = self._database.node.store.collections.get(collection.config.name)
         return held is collection and segment in collection.segments
 
-    def _failed(self, collection: Collection, segment: SealedSegment, reason: str) -> None:
+    def _failed(
+        self, collection: Collection, segment: SealedSegment, reason: str, *, passing: bool = False
+    ) -> None:
+        """Say so, and wait. What passes, a full disk, is tried again for ever; anything else a few times."""
         self.failed += 1
-        segment.cache["graph_failures"] = _failures(segment) + 1
+        if not passing:
+            segment.cache["graph_failures"] = _failures(segment) + 1
         log.warning(
             "graph_build_failed", collection=collection.config.name, segment=segment.name, reason=reason
         )

@@ -1,8 +1,9 @@
 """The server: puts the rooms of one process together, starts them in order, and ends them in order.
 
 Start: bind the REST address, lock and open the data, apply what REST stored, listen for replicas or follow
-the master, then let clients in. Whatever is wrong is found before anything is served. Stop (SIGTERM): no new requests, running ones finish, replicas get
-the rest, a last checkpoint. A failure of the node (its journal, a bug) ends the process with exit code 1.
+the master, then let clients in. Whatever is wrong is found before anything is served. Stop (SIGTERM): no new
+requests, running ones finish, replicas get the rest, a last checkpoint. A failure of the node (its journal, a
+bug) ends the process with exit code 1.
 """
 
 from __future__ import annotations
@@ -240,8 +241,9 @@ def open_data_with_settings(directory: DataDirectory, settings: Settings) -> tup
             raise
         log.error("replica_data_damaged", reason=str(error), action="moved aside, to be synced anew")
         recovered = _start_anew(directory, options, stored)
-    if recovered.report is not None and recovered.report.cut_bytes:
-        log.warning("journal_tail_cut", report=str(recovered.report))
+    report = recovered.report
+    if report is not None and (report.cut_bytes or report.damages or report.restarted):
+        log.warning("journal_repaired", report=str(report))
     return recovered, settings
 
 
