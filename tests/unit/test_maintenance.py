@@ -1,182 +1,225 @@
-"""Background work of a whole server: sealing, building graphs, merging, checkpoints."""
+"""Background work: sealing, merging, checkpoints, the journal's bound, pins, and a full disk."""
 
 from __future__ import annotations
 
 import errno
-import os
-import signal
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
+import gevent
 import pytest
 
-from tests.unit.running import wait_until
-from tests.unit.serving import Serving, follows
-from vectorizer import graphs, maintenance
-
-Serve = Callable[..., Serving]
-ROWS = 1200
-
-
-def indexing(node: Serving) -> Any:
-    return node.told("GET", "/collections/things")["indexing_status"]
-
-
-def fill(node: Serving, rows: int = ROWS, **more: Any) -> None:
-    node.create(segment_rows=512, **more)
-    for first in range(0, rows, 300):
-        node.write(*range(first, min(rows, first + 300)))
+from tests.unit.served import Cluster, Served, cluster_at, wait_until
+from vectorizer.maintenance import Maintenance
+from vectorizer.node import NodeFailure
 
 
 @pytest.fixture
-def built(serve: Serve) -> Serving:
-    """A server whose two full segments have their graphs."""
-    node = serve(index__graph_rows_min=512, index__merge_dead_fraction=0.2)
-    fill(node, segment_rows_max=512)
-    wait_until(lambda: indexing(node)["graphs"] == 2, 30)
-    return node
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with cluster_at(tmp_path) as cluster:
+        yield cluster
 
 
-def test_full_segments_get_graphs_and_a_restart_uses_them_without_building(built: Serving) -> None:
-    assert indexing(built)["indexed_vectors"] == 1024
-    before = built.digest()
-    built.restart()
-    assert indexing(built)["graphs"] == 2
-    assert built.status()["graphs"]["built"] == 0
-    assert built.digest() == before
+def things(served: Served) -> Any:
+    return served.server.database.node.store.get("things")
 
 
-def test_a_graph_that_is_gone_is_built_again(built: Serving) -> None:
-    built.stop()
-    next(built.path.rglob("graph.nmslib")).unlink()
-    built.start()
-    wait_until(lambda: built.status()["graphs"]["built"] == 1, 30)
+def names(served: Served) -> list[str]:
+    return [segment.name for segment in things(served).segments]
 
 
-def test_a_replica_gets_the_graphs_with_the_files(serve: Serve, built: Serving) -> None:
-    assert built.configure(role="master", bind_address="127.0.0.1:0", log_size=1)[0] == 200
-    wait_until(lambda: built.server.maintenance.checkpoint().offset == built.server.database.node.offset)
-    replica = serve(
-        "replica",
-        index__graph_rows_min=512,
-        replication__role="replica",
-        replication__master_address=built.address,
-    )
-    follows(replica, built)
-    assert replica.status()["counters"]["full_syncs"] == 1
-    assert indexing(replica)["graphs"] == 2
-    assert replica.status()["graphs"]["built"] == 0
+def maintenance(served: Served) -> Maintenance:
+    return served.server.maintenance
 
 
-def test_segments_with_many_dead_rows_are_merged(built: Serving) -> None:
-    built.told("POST", "/collections/things/vectors/delete", {"ids": [f"v{n}" for n in range(700)]})
-    before = built.digest()
-    wait_until(lambda: indexing(built)["segments"] < 2, 30)
-    assert built.digest() == before
-    assert built.told("GET", "/collections/things")["vector_count"] == ROWS - 700
+def full_disk(served: Served, patch: pytest.MonkeyPatch, number: int = errno.ENOSPC) -> list[str]:
+    """No file can be written any more; the paths that were tried."""
+    tried: list[str] = []
+
+    def refuse(path: str, buffers: Any) -> int:
+        tried.append(path)
+        raise OSError(number, "refused", path)
+
+    patch.setattr(served.server.database.directory.disk, "write_file", refuse)
+    return tried
 
 
-def test_a_killed_builder_is_a_line_in_the_log_and_another_try(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graphs, "RETRY_SECS", 0.05)
-    node = serve(index__graph_rows_min=512)
-    fill(node)
-
-    def builder() -> psutil.Process | None:
-        return next(iter(psutil.Process().children()), None)
-
-    wait_until(builder, 30)
-    found = builder()
-    assert found is not None
-    os.kill(found.pid, signal.SIGKILL)
-    wait_until(lambda: node.status()["graphs"]["failed"] == 1, 30)
-    wait_until(lambda: indexing(node)["graphs"] >= 1, 30)
+def test_full_chunks_are_sealed_and_merged_on_master_and_replica(cluster: Cluster) -> None:
+    master = cluster.master()
+    master.create(segment_rows=16, segment_rows_max=256)
+    replica = cluster.replica(master)
+    for part in range(9):
+        master.put(*range(part * 10, part * 10 + 10))
+    wait_until(lambda: len(names(master)) == 2 and names(master)[0].startswith("m"), "a merge")
+    replica.follows(master)
+    wait_until(lambda: names(replica) == names(master), "the same segments on the replica")
+    master.request("POST", "/collections/things/vectors/delete", {"ids": [f"id-{n}" for n in range(30)]})
+    wait_until(lambda: things(master).segments[0].dead_rows == 0, "the dead rows to go")
+    replica.follows(master)
+    assert replica.digest()[1] == 60
 
 
-def test_a_builder_that_cannot_start_is_given_up_after_three_tries(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graphs, "RETRY_SECS", 0.01)
-    monkeypatch.setattr(graphs, "command", lambda *_: ["/nonexistent/builder"])
-    node = serve(index__graph_rows_min=512)
-    fill(node, 600)
-    wait_until(lambda: node.status()["graphs"]["failed"] == graphs.FAILURES_MAX, 30)
-    assert indexing(node)["graphs"] == 0
-    assert node.told("POST", "/collections/things/search", {"vector": [1, 0, 0, 0]})["results"]
-
-
-def test_a_dropped_collection_takes_its_unfinished_graph_with_it(serve: Serve) -> None:
-    node = serve(index__graph_rows_min=512)
-    fill(node)
-    wait_until(lambda: node.status()["graphs"]["building"], 30)
-    node.told("DELETE", "/collections/things")
-    wait_until(lambda: not node.status()["graphs"]["building"], 30)
-    assert node.status()["graphs"]["built"] == 0
-    assert node.told("GET", "/health")["status"] == "ok"
-
-
-def test_checkpoints_are_made_by_time_and_trim_the_journal(serve: Serve) -> None:
-    node = serve(
-        storage__checkpoint_interval_secs=0.2,
-        storage__journal_file_bytes=4096,
-        storage__journal_bytes_max=8192,
-    )
-    node.create()
-    for number in range(60):
-        node.write(number, number + 1000)
-    offset = node.server.database.node.offset
-    wait_until(lambda: node.status()["manifest_offset"] == offset)
-    wait_until(lambda: node.status()["journal"]["first_offset"] > 1)
-    before = node.digest()
+def test_a_merge_that_leaves_nothing(cluster: Cluster) -> None:
+    node = cluster.start("node")
+    node.create(segment_rows=16)
+    node.put(*range(16))
+    wait_until(lambda: len(names(node)) == 1, "a segment")
+    node.request("POST", "/collections/things/vectors/delete", {"ids": [f"id-{n}" for n in range(16)]})
+    wait_until(lambda: names(node) == [] and not things(node).merges, "the empty segment to go")
+    node.put(3)
     node.restart()
-    assert node.digest() == before
+    assert node.digest()[1] == 1
 
 
-def test_background_work_waits_for_room_on_the_disk(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "RETRY_SECS", 0.05)
-    node = serve()
-    refused: list[int] = []
-    work = node.server.maintenance._work
-
-    def full() -> bool:
-        if len(refused) < 3:
-            refused.append(1)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return work()
-
-    monkeypatch.setattr(node.server.maintenance, "_work", full)
-    fill(node)
-    wait_until(lambda: indexing(node)["segments"] == 2)
-    assert len(refused) == 3
+def test_a_collection_that_is_dropped_meanwhile(cluster: Cluster) -> None:
+    node = cluster.start("node")
+    for number in range(10):
+        node.create(segment_rows=16)
+        node.put(*range(70), seed=number)
+        node.request("DELETE", "/collections/things")
+    node.create(segment_rows=16)
+    node.put(*range(5))
+    node.server.maintenance.checkpoint()
+    node.restart()
+    assert node.digest()[1] == 5
 
 
-def test_background_work_that_fails_otherwise_ends_the_process(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node = serve()
+def test_a_checkpoint_after_enough_journal_bounds_it(cluster: Cluster) -> None:
+    node = cluster.start(
+        "node",
+        {
+            "storage.journal_file_bytes": 1 << 18,
+            "storage.journal_bytes_max": 1 << 19,
+            "replication.log_bytes_max": 8192,
+        },
+    )
+    node.create(dimension=1000)
+    journal = node.server.database.node.journal
+    for number in range(60):
+        node.put(*range(number, number + 10), dimension=1000)
+    assert journal.appended_bytes > 1 << 21
+    wait_until(lambda: journal.bytes_held <= 1 << 20, "the journal to be trimmed")
+    assert journal.first_offset > 1
+    node.restart()
+    assert node.digest()[1] == 69
 
-    def broken() -> bool:
-        raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(node.server.maintenance, "_work", broken)
-    wait_until(node.server.database.failed.ready)
-    assert "background work failed" in str(node.server.database.failed.get())
-    node.running = False
-    with pytest.raises(Exception, match="background work failed"):
+def test_a_checkpoint_after_some_time(cluster: Cluster) -> None:
+    node = cluster.start("node", {"storage.checkpoint_interval_secs": 0.05})
+    node.create()
+    wait_until(lambda: node.server.database.node.manifest.offset == 1, "a checkpoint")
+    before = node.server.database.directory.current()
+    gevent.sleep(1.0)  # two polls
+    assert node.server.database.directory.current() == before, "nothing has changed"
+
+
+def test_a_full_disk_is_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vectorizer.maintenance.RETRY_SECS", 0.05)
+    node = cluster.start("node")
+    node.create(segment_rows=16)
+    with monkeypatch.context() as patch:
+        tried = full_disk(node, patch)
+        node.put(*range(20))
+        wait_until(lambda: len(tried) > 2, "some attempts")
+        assert names(node) == []
+        assert node.upsert([50])[0] == 200
+    wait_until(lambda: len(names(node)) == 1, "the segment")
+    assert node.digest()[1] == 21
+
+
+def test_any_other_error_stops_the_node(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = cluster.start("node")
+    node.create(segment_rows=16)
+    with monkeypatch.context() as patch:
+        full_disk(node, patch, errno.EIO)
+        node.put(*range(20))
+        assert "background work failed" in str(node.server.database.failed.get(timeout=10))
+    assert node.request("GET", "/health")[1]["status"] == "failed"
+    with pytest.raises(NodeFailure, match="background work failed"):
         node.server.stop()
 
 
-def test_a_full_sync_that_holds_files_for_too_long_loses_them(serve: Serve, tmp_path: Path) -> None:
-    node = serve(replication__role="master", replication__bind_address="127.0.0.1:0")
+def test_a_checkpoint_that_found_no_room_comes_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vectorizer.maintenance.RETRY_SECS", 0.05)
+    monkeypatch.setattr("vectorizer.maintenance.SETTLE_SECS", 0.0)
+    node = cluster.start("node")
     node.create()
-    pinned = node.server.snapshots.capture()
-    assert pinned.pinned
-    assert node.configure(snapshot_pin_secs=1)[0] == 200
-    node.server.maintenance.pins[pinned] = (*node.server.maintenance.pins[pinned][:2], 0.0)
-    node.write(1)
-    node.server.maintenance.checkpoint()
-    assert not pinned.pinned
-    pinned.release()
+    node.put(1)
+    with monkeypatch.context() as patch:
+        full_disk(node, patch)
+        maintenance(node).segments_changed()
+        with pytest.raises(OSError, match="refused"):
+            maintenance(node).checkpoint()
+    wait_until(lambda: node.server.database.node.manifest.offset == 2, "another checkpoint")
+
+
+def test_work_that_never_ends_lets_checkpoints_through(cluster: Cluster) -> None:
+    node = cluster.start("node", {"storage.checkpoint_interval_secs": 0.05})
+    node.create(segment_rows=1024)
+    stopped = False
+
+    def write() -> None:
+        number = 0
+        while not stopped:
+            node.put(*range(number, number + 512))
+            number += 512
+
+    writer = gevent.spawn(write)
+    wait_until(lambda: node.server.database.node.manifest.offset > 1, "checkpoints under load")
+    stopped = True
+    writer.get(timeout=10)
+
+
+def test_pins_hold_journal_and_files_until_the_bound(cluster: Cluster) -> None:
+    node = cluster.start("node", {"replication.log_size": 1, "storage.journal_file_bytes": 8192})
+    node.create()
+    snapshot = node.server.snapshots.capture()
+    held = snapshot.snapshot.manifest.directories()
+    for number in range(30):
+        node.put(*range(number, number + 40))
+    maintenance(node).checkpoint()
+    assert node.server.database.node.journal.first_offset == 1 or node.server.database.node.window[0] <= 2
+    assert snapshot.pinned
+    snapshot.release()
+    snapshot.release()
+    assert not snapshot.pinned
+    maintenance(node).checkpoint()
+    assert node.server.database.node.journal.first_offset > 2
+    assert held == set()
+
+
+def test_a_pin_that_is_too_old_is_dropped(cluster: Cluster) -> None:
+    node = cluster.start("node")
+    node.create()
+    snapshot = node.server.snapshots.capture()
+    offset, directories, _ = maintenance(node).pins[snapshot]
+    maintenance(node).pins[snapshot] = offset, directories, time.monotonic() - 3601
+    node.put(1)
+    maintenance(node).checkpoint()
+    assert not snapshot.pinned
+
+
+def test_a_merge_that_is_refused_is_planned_again(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = cluster.start("node")
+    node.create(segment_rows=16)
+    node.put(*range(16))
+    wait_until(lambda: len(names(node)) == 1, "a segment")
+    node.server.database.node.fence("a promotion is under way")
+    code, answer = node.upsert([1])
+    assert (code, answer["error_type"]) == (503, "writes_held")
+    node.server.database.node.fence(None)
+    limits = node.server.database.node.limits
+    with monkeypatch.context() as patch:
+        patch.setattr(node.server.database.node.journal, "has_room", lambda size: False)
+        patch.setattr(node.server.database.node.journal, "ensure_room", lambda size: False)
+        for segment in things(node).segments:
+            segment.dead_rows = 16
+        assert maintenance(node)._plan_merge() is False
+        for segment in things(node).segments:
+            segment.dead_rows = 0
+    assert node.server.database.node.limits is limits
+    assert node.status()["graphs"] == {"building": False, "built": 0, "failed": 0, "build_secs": 0.0}
