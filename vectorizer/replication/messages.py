@@ -169,27 +169,22 @@ class Hello:
     KIND: ClassVar[str] = "hello"
     protocol: int = field(metadata=_is(_integer(1, 65535)))
     node_id: str = field(metadata=_is(_NODE_ID))
-    path: tuple[str, ...] = field(
-        metadata=_is(_list(_NODE_ID, PATH_MAX))
-    )  # own id first, then the masters above, nearest first
+    # own id first, then the masters above, nearest first
+    path: tuple[str, ...] = field(metadata=_is(_list(_NODE_ID, PATH_MAX)))
     history: History = field(metadata=_is(_history))
     offset: int = field(metadata=_is(_OFFSET))
-    checksum: int | None = field(
-        metadata=_is(_optional(_CRC32))
-    )  # of my frame at `offset`, null where I do not have it any more
+    # of my frame at `offset`, null where I do not have it any more
+    checksum: int | None = field(metadata=_is(_optional(_CRC32)))
     has_data: bool = field(metadata=_is(_boolean))
     frame_bytes_max: int = field(metadata=_is(_integer(FRAME_BYTES_MIN, 2**31 - 1)))
     rest_address: str = field(metadata=_is(_string(255)))
     listen_port: int = field(metadata=_is(_integer(0, 65535)))
-    full: str = field(
-        metadata=_is(_string(64)), default=""
-    )  # why I want a full sync whatever my position; "" = I do not
-    force: bool = field(
-        metadata=_is(_boolean), default=False
-    )  # an operator told me to take a foreign history
-    listen_host: str = field(
-        metadata=_is(_string(255)), default=""
-    )  # where I take replicas; "" = at the host that this connection comes from
+    # why I want a full sync whatever my position; "" = I do not
+    full: str = field(metadata=_is(_string(64)), default="")
+    # an operator told me to take a foreign history
+    force: bool = field(metadata=_is(_boolean), default=False)
+    # where I take replicas; "" = at the host that this connection comes from
+    listen_host: str = field(metadata=_is(_string(255)), default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +206,8 @@ class Welcome:
     heartbeat_interval_secs: float = field(metadata=_is(_number(0.001, 86400.0)))
     frame_bytes_max: int = field(metadata=_is(_integer(FRAME_BYTES_MIN, 2**31 - 1)))
     rest_address: str = field(metadata=_is(_string(255)))
-    writes_address: str = field(
-        metadata=_is(_string(255)), default=""
-    )  # REST of the master above me, where writes belong; "" = that is me, or I do not know
+    # REST of the master above me, where writes belong; "" = that is me, or I do not know
+    writes_address: str = field(metadata=_is(_string(255)), default="")
 
 
 @dataclass(frozen=True, slots=True)
