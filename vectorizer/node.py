@@ -125,7 +125,13 @@ class Node:
 
     @property
     def sendable_offset(self) -> int:
-        """The newest operation that replicas may have."""
+        """The newest operation that replicas may have.
+
+        A replica passes on only what it holds durably: after its own crash it must not be behind those who
+        follow it.
+        """
+        if self.role is Role.REPLICA:
+            return min(self.durable_offset, self.offset)
         return self.durable_offset if self.limits.durable_only else self.offset
 
     @property
@@ -247,7 +253,15 @@ class Node:
     def promote(self, role: Role = Role.MASTER) -> None:
         """Stop following and take writes, with a higher epoch.
 
-        RequestError 409 if there is no complete data to be master of, 507 if the mastership cannot be
+        RequestError as of ``guard_promotion``.
+        """
+        self.guard_promotion()
+        self.role = role
+        self.master_url = None
+        self.open_mastership(raise_epoch=True)
+
+    def guard_promotion(self) -> None:
+        """RequestError 409 if there is no complete data to be master of, 507 if a mastership cannot be
         recorded.
         """
         if not self.has_complete_data:
@@ -255,9 +269,16 @@ class Node:
                 409, "not_ready", "this node has no complete data yet and cannot become master"
             )
         self._guard_history_room()
-        self.role = role
-        self.master_url = None
-        self.open_mastership(raise_epoch=True)
+
+    def give_up_mastership(self) -> None:
+        """Forget masterships of the newest epoch under which nothing was written.
+
+        A node that was master and wrote nothing as such deposes nobody when it follows another one.
+        """
+        kept = list(self.history.entries)
+        while kept and kept[-1].epoch == self.epoch and kept[-1].start_offset == self.offset:
+            kept.pop()
+        self.adopt_history(History(tuple(kept)))
 
     def set_limits(self, limits: NodeLimits) -> None:
         """Settings changed."""

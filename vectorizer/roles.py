@@ -2,11 +2,14 @@
 
 A change of role is a procedure of several steps that may be cut after each:
 
-- to master: bind the listener (an address in use ends it here, nothing has changed), end the link, open
-  the new mastership while writes are still held, make it durable, store the role, let writes in, listen.
-- to replica: stop writes, store the role and the master's address, end the listener, start the link.
+- to master: bind the listener (an address in use ends it here, nothing has changed), end the link, make
+  all data durable, store the role, open the new mastership while writes are still held, make it durable, let
+  writes in, listen.
+- to replica: stop writes, store the role and the master's address, end the listener, start the link. With an
+  address of its own a replica listens, too, for replicas of its own.
 
-A crash before the role is stored finds the old role, and nothing was acknowledged under the new one.
+A crash before the role is stored finds the old role, and nothing was acknowledged under the new one. A crash
+after it finds a master that was a replica, whose start opens the new mastership.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ from typing import Any
 from gevent.lock import RLock
 
 from vectorizer import logs
-from vectorizer.address import parse_address
+from vectorizer.address import Address, parse_address
 from vectorizer.config import Settings, Source
 from vectorizer.database import Database, node_limits
 from vectorizer.errors import ConfigurationError, RequestError, conflict, insufficient_storage, validation
 from vectorizer.maintenance import Maintenance
 from vectorizer.node import Role
+from vectorizer.replication.handshake import Above
+from vectorizer.replication.link import NOWHERE
 from vectorizer.replication.master import MasterServer, bind
 from vectorizer.replication.replica import ReplicaClient
 from vectorizer.snapshots import Snapshots
@@ -67,6 +72,7 @@ class Roles:
             except OSError as error:
                 raise _unusable(replication.bind_address, self.settings, error) from error
         elif replication.role == Role.REPLICA:
+            self._listen_as_replica(replication.bind_address)
             self._follow(force=False)
 
     def stop(self, drain_secs: float) -> None:
@@ -171,9 +177,7 @@ class Roles:
 
     def _become_standalone(self, settings: Settings, old: Role, force: bool) -> None:
         self._take_mastership(settings, old, Role.STANDALONE, force)
-        if self.master is not None:
-            self.master.stop()
-            self.master = None
+        self._stop_listening()
 
     def _take_mastership(self, settings: Settings, old: Role, new: Role, force: bool) -> None:
         """Become writable, under a new mastership if this was a replica."""
@@ -194,12 +198,15 @@ class Roles:
         self._database.serves_data = lambda: True
         node.fence("a promotion is under way")
         try:
+            node.guard_promotion()
+            self._database.flush()
+            self._store(settings)
             node.promote(new)
             self._database.committed()
             self._database.flush()
-            self._store(settings)
+            self._database.history_changed()
         except BaseException:
-            node.role = old  # the mastership in the history stays empty, which changes nothing
+            node.role = old
             self._follow(force=False)
             raise
         finally:
@@ -213,13 +220,16 @@ class Roles:
     def _become_replica(self, settings: Settings, old: Role, force: bool) -> None:
         node = self._database.node
         same_master = settings.replication.master_address == self.settings.replication.master_address
-        if old is Role.REPLICA and same_master and not force and self.replica is not None:
-            self._store(settings)
-            if self.replica.stopped_for_good:
-                self.replica.reset()
-            return
+        address = settings.replication.bind_address
+        same_address = address == self.settings.replication.bind_address
+        if self.master is not None and same_address:
+            address = self.master.address
         if old is Role.REPLICA:
             self._store(settings)
+            if same_master and same_address and not force and self.replica is not None:
+                if self.replica.stopped_for_good:
+                    self.replica.reset()
+                return
         else:
             node.fence("this node is about to become a replica")
             try:
@@ -227,13 +237,23 @@ class Roles:
                 self._note(follows=True)
                 self._store(settings)
                 node.role = Role.REPLICA
+                self._give_up_mastership()
             finally:
                 node.fence(None)
-        for part in (self.master, self.replica):
-            if part is not None:
-                part.stop()
-        self.master = self.replica = None
+        if self.replica is not None:
+            self.replica.stop()
+            self.replica = None
+        if old is not Role.REPLICA or not same_address:
+            self._stop_listening()
+            self._listen_as_replica(address)
         self._follow(force)
+
+    def _give_up_mastership(self) -> None:
+        try:
+            self._database.node.give_up_mastership()
+        except RequestError as error:  # no room: who is followed may think that it was deposed
+            log.warning("mastership_not_given_up", reason=str(error))
+        self._database.committed()
 
     def _store(self, settings: Settings) -> None:
         with _stored_or_refused():
@@ -245,9 +265,28 @@ class Roles:
             self._database.run_work(self._database.directory.set_follows, follows)
 
     def _listen(self, listener: socket.socket) -> None:
-        self.master = MasterServer(self._database, self._snapshots, listener, self.rest_address)
+        self.master = MasterServer(self._database, self._snapshots, listener, self.rest_address, self._above)
         self.master.start()
         log.info("replication_listening", address=self.master.address)
+
+    def _listen_as_replica(self, address: str) -> None:
+        """A replica that has an address feeds replicas of its own; one that cannot have it only follows."""
+        if not address:
+            return
+        try:
+            listener = bind(address)
+        except OSError as error:
+            log.warning("replica_cannot_listen", address=address, reason=error.strerror or str(error))
+            return
+        self._listen(listener)
+
+    def _stop_listening(self) -> None:
+        if self.master is not None:
+            self.master.stop()
+            self.master = None
+
+    def _above(self) -> Above:
+        return Above() if self.replica is None else self.replica.above
 
     def _follow(self, force: bool) -> None:
         self.replica = ReplicaClient(
@@ -256,6 +295,7 @@ class Roles:
             self.settings.replication.master_address,
             self.rest_address,
             force=force,
+            listens_at=NOWHERE if self.master is None else _reachable(self.master.address),
         )
         link = self.replica.link
         self._database.node.master_url = None
@@ -286,6 +326,12 @@ def _refused_bind(address: str, error: OSError) -> RequestError:
     return validation(
         f"cannot listen on {address}: {error.strerror or error}; nothing was changed", address=address
     )
+
+
+def _reachable(address: str) -> Address:
+    """An own address as peers are told it; a wildcard says nothing about the host."""
+    host, port = parse_address(address)
+    return Address("" if host in ("0.0.0.0", "::") else host, port)
 
 
 def advertised_address(settings: Settings, port: int) -> str:

@@ -199,12 +199,13 @@ def test_list_connected_replicas(quiet_cluster: Cluster) -> None:
     }
 
 
-@pytest.mark.parametrize("role", ["standalone", "replica"])
-def test_list_connected_replicas_is_for_masters_only(
-    quiet_cluster: Cluster, quiet_alone: Cluster, role: str
+def test_list_connected_replicas_is_for_nodes_that_take_replicas(
+    quiet_alone: Cluster, cluster: Cluster
 ) -> None:
-    node = quiet_alone.nodes[0] if role == "standalone" else quiet_cluster.replicas[0]
-    assert node.request("GET", "/replication/replicas").status == 400
+    master = cluster.start(replicas=0).master
+    only_follows = cluster.replica_node(replication_address(master), replication={"bind_address": ""}).start()
+    for node in (quiet_alone.nodes[0], only_follows):
+        assert node.request("GET", "/replication/replicas").status == 400
 
 
 def test_replica_status_value_syncing(cluster: Cluster) -> None:
