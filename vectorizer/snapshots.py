@@ -166,31 +166,33 @@ class Snapshots:
         """
         disk = gevent.spawn(self._swap_on_disk, recovered, manifest_name, keep_aside, counts)
         try:
-            disk.get()
-        except BaseException:
             disk.join()
-            if disk.successful():
+        finally:  # also if this greenlet is killed
+            disk.join()
+            error = disk.get()
+            if error is None:
                 self._swap_in_memory(recovered)
-            raise
-        self._swap_in_memory(recovered)
+        if error is not None:
+            raise error
 
     def _swap_on_disk(
         self, recovered: Recovered, manifest_name: str, keep_aside: bool, counts: Callable[[], None]
-    ) -> None:
+    ) -> Exception | None:
+        """None if it is done, else why not; raised by who waits for it."""
         database, node = self._database, self._database.node
         label = f"{time.time_ns() // 1_000_000}-{node.replication_id or 'empty'}" if keep_aside else None
         place = recovered.generation, manifest_name
         try:
             database.flush()
             database.run_work(make_current, database.directory, *place, node.generation, label)
-        except BaseException as error:
+        except (OSError, NodeFailure) as error:
             recovered.journal.close()
             if database.run_work(database.directory.current) != place:
-                raise  # nothing has changed
+                return error  # nothing has changed
             counts()
             failure = NodeFailure(f"new data counts already, but perhaps not durably: {error}")
             database.fail(failure)
-            raise failure from error
+            return failure
         counts()
         try:
             database.close_journal(node.journal)
@@ -199,6 +201,7 @@ class Snapshots:
                 log.info("data_kept_aside", label=label)
         except OSError as error:
             log.warning("old_data_left", reason=str(error), removed="at the next start")
+        return None
 
     def _swap_in_memory(self, recovered: Recovered) -> None:
         node = self._database.node

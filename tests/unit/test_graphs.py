@@ -1,0 +1,130 @@
+"""Graphs built by real child processes: used, stored, rebuilt, given up, and ended with the node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from tests.unit.served import Cluster, Served, cluster_at, wait_until
+from vectorizer import graphs
+from vectorizer.graphs import GraphBuilder
+
+ROWS = 600
+VALUES = {"index.graph_rows_min": 512, "index.builder_niceness": 0}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with cluster_at(tmp_path) as cluster:
+        yield cluster
+
+
+def builder(served: Served) -> GraphBuilder:
+    return served.server.maintenance._graphs
+
+
+def segments(served: Served) -> Any:
+    return served.server.database.node.store.get("things").segments
+
+
+def filled(served: Served) -> Served:
+    served.create(dimension=8, segment_rows=ROWS, segment_rows_max=ROWS)
+    served.put(*range(ROWS), dimension=8)
+    return served
+
+
+def has_graph(served: Served) -> bool:
+    held = segments(served)
+    return len(held) == 1 and held[0].graph is not None
+
+
+def test_a_segment_gets_its_graph_and_keeps_it_over_a_restart(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vectorizer.maintenance.SETTLE_SECS", 0.1)
+    master = filled(cluster.master(**VALUES))
+    wait_until(lambda: has_graph(master), "the graph")
+    manifest = master.server.database.node.manifest
+    wait_until(lambda: master.server.database.node.manifest is not manifest, "a manifest that names it")
+    assert master.status()["graphs"]["built"] == 1
+    replica = cluster.replica(master, **VALUES)
+    replica.follows(master)
+    assert has_graph(replica), "graphs travel with a full sync"
+    master.restart()
+    assert has_graph(master)
+    assert builder(master).built == 0
+
+
+def test_a_damaged_graph_is_built_again_and_full_syncs_go_on(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vectorizer.maintenance.SETTLE_SECS", 0.1)
+    master = filled(cluster.master(**VALUES))
+    wait_until(lambda: has_graph(master), "the graph")
+    master.stop()
+    (path,) = master.root.glob("*/segments/*/graph.nmslib")
+    path.write_bytes(path.read_bytes()[:-100])
+    monkeypatch.setattr(graphs, "FAILURES_MAX", 0)  # nothing is built, yet nothing wrong is sent
+    master.start()
+    assert not has_graph(master)
+    replica = cluster.replica(master, **VALUES)
+    replica.follows(master)
+    monkeypatch.undo()
+    wait_until(lambda: has_graph(master), "the graph")
+    assert builder(master).built == 1
+
+
+def test_a_builder_that_fails_is_tried_again_but_not_for_ever(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "RETRY_SECS", 0.01)
+    monkeypatch.setattr(graphs, "POLL_SECS", 0.02)
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    node = filled(cluster.start("node", VALUES))
+    wait_until(lambda: builder(node).failed == graphs.FAILURES_MAX, "the attempts")
+    assert node.status()["graphs"]["failed"] == graphs.FAILURES_MAX
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    segments(node)[0].cache.clear()
+    wait_until(lambda: builder(node).failed == 2 * graphs.FAILURES_MAX, "more attempts")
+    assert node.request("POST", "/collections/things/search", {"id": "id-1", "limit": 3})[0] == 200
+
+
+def test_a_segment_that_is_gone_when_its_graph_is_done(cluster: Cluster) -> None:
+    node = filled(cluster.start("node", VALUES))
+    wait_until(lambda: builder(node).building, "a builder")
+    assert node.request("DELETE", "/collections/things")[0] == 200
+    node.server.maintenance.checkpoint()
+    wait_until(lambda: not builder(node).building, "the builder's end")
+    assert (builder(node).built, builder(node).failed) == (0, 0)
+    assert node.request("GET", "/health")[1]["status"] == "ok"
+
+
+def test_a_graph_whose_files_vanish_is_counted(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "RETRY_SECS", 0.01)
+    monkeypatch.setattr("sys.executable", "/bin/true")  # it says it has built what is not there
+    node = filled(cluster.start("node", VALUES))
+    wait_until(lambda: builder(node).failed > 0, "a failure")
+    monkeypatch.undo()
+    segments(node)[0].cache.clear()
+    builder(node).wake()
+    wait_until(lambda: has_graph(node), "the graph")
+
+
+def test_a_builder_ends_with_its_node(cluster: Cluster) -> None:
+    node = filled(cluster.start("node", VALUES))
+    wait_until(lambda: builder(node).building, "a builder")
+    process = builder(node)._child
+    assert process is not None
+    node.stop()
+    with gevent.Timeout(5, AssertionError("it still runs")):
+        process.wait()
+    assert builder(node)._child is None
+    assert not os.path.exists(f"/proc/{process.pid}")
+    node.start()
+    wait_until(lambda: has_graph(node), "the graph")
