@@ -1,18 +1,42 @@
-"""vectorizer.check: a data directory verified offline."""
+"""``vectorizer check``: what it says of sound, damaged and busy directories, and that it changes nothing."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.unit.running import wait_until
-from tests.unit.serving import Serving
-from vectorizer.check import DAMAGED, UNUSABLE, check_data_directory
+from tests.unit.served import Cluster, Served, cluster_at, wait_until
+from vectorizer.check import check_data_directory
 
-Serve = Callable[..., Serving]
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stopped node's data: two segments, growing rows, a graph, and a journal behind the manifest."""
+    root = tmp_path_factory.mktemp("check")
+    node = Served(root / "data", {"index.graph_rows_min": 512, "index.builder_niceness": 0}).start()
+    node.create(segment_rows=600, dimension=8, segment_rows_max=600)
+    node.put(*range(700), dimension=8)
+    collection = node.server.database.node.store.get("things")
+    wait_until(lambda: collection.segments and collection.segments[0].graph is not None, "the graph")
+    node.stop()
+    return root / "data"
+
+
+@pytest.fixture
+def data(original: Path, tmp_path: Path) -> Path:
+    shutil.copytree(original, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with cluster_at(tmp_path) as cluster:
+        yield cluster
 
 
 def check(path: Path) -> tuple[int, str]:
@@ -20,59 +44,71 @@ def check(path: Path) -> tuple[int, str]:
     return check_data_directory(str(path), out), out.getvalue()
 
 
-@pytest.fixture
-def stopped(serve: Serve) -> Serving:
-    """A stopped server's data: one collection with two sealed segments, one graph at least, growing rows."""
-    node = serve(index__graph_rows_min=512)
-    node.create(segment_rows=600, segment_rows_max=600)
-    for first in range(0, 1300, 300):
-        node.write(*range(first, first + 300))
-    told = "/collections/things"
-    wait_until(lambda: node.told("GET", told)["indexing_status"]["graphs"] >= 1, 30)
-    node.stop()
-    return node
+def flip(root: Path, pattern: str) -> Path:
+    path = max(root.glob(pattern), key=lambda item: item.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    return path
 
 
-def change_a_byte(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+def state(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_sound_data_are_told_with_their_numbers(stopped: Serving) -> None:
-    code, told = check(stopped.path)
-    assert code == 0
-    assert "collection 'things': 1500 vectors of dimension 4" in told
-    assert told.rstrip().endswith("sound")
+def test_sound_data(data: Path) -> None:
+    before = state(data)
+    code, said = check(data)
+    assert code == 0, said
+    assert "collection 'things': 700 vectors of dimension 8 in 2 segments" in said
+    assert said.strip().endswith("sound")
+    assert state(data) == before
 
 
-@pytest.mark.parametrize("name", ["vectors.npy", "rows.bson", "offsets.npy"])
-def test_a_changed_byte_in_a_segment_is_found(stopped: Serving, name: str) -> None:
-    change_a_byte(next(stopped.path.rglob(name)))
-    code, told = check(stopped.path)
-    assert code == DAMAGED
-    assert name in told
+@pytest.mark.parametrize(
+    "pattern", ["*/segments/*/vectors.npy", "*/segments/*/offsets.npy", "*/manifest-*", "CURRENT"]
+)
+def test_damage_is_named(data: Path, pattern: str) -> None:
+    path = flip(data, pattern)
+    code, said = check(data)
+    assert code == 1
+    assert str(path) in said
 
 
-def test_a_damaged_graph_is_only_noted(stopped: Serving) -> None:
-    change_a_byte(next(stopped.path.rglob("graph.nmslib")))
-    code, told = check(stopped.path)
-    assert code == 0
-    assert "the graph is damaged; it is built again" in told
+def test_a_damaged_graph_is_only_a_note(data: Path) -> None:
+    path = flip(data, "*/segments/*/graph.nmslib")
+    code, said = check(data)
+    assert (code, f"note: {path}" in said) == (0, True)
+    path.unlink()
+    code, said = check(data)
+    assert (code, f"note: {path}" in said) == (0, True)
 
 
-def test_a_damaged_manifest_is_found(stopped: Serving) -> None:
-    generation, name = (stopped.path / "CURRENT").read_text().split()[0].split("/")
-    change_a_byte(stopped.path / generation / name)
-    assert check(stopped.path)[0] == DAMAGED
+def test_a_damaged_journal(data: Path) -> None:
+    for path in data.glob("*/journal/*"):
+        path.unlink()
+    code, said = check(data)
+    assert code == 1
+    assert "not one journal file" in said
 
 
-def test_what_is_no_data_directory_is_said(tmp_path: Path) -> None:
-    assert check(tmp_path / "nowhere") == (UNUSABLE, f"{tmp_path}/nowhere: there is no such directory\n")
-    assert check(tmp_path) == (UNUSABLE, f"{tmp_path}: it holds no data\n")
+def test_a_missing_journal_directory(data: Path) -> None:
+    shutil.rmtree(next(data.glob("*/journal")))
+    code, said = check(data)
+    assert (code, "cannot be read" in said) == (1, True)
 
 
-def test_a_running_server_keeps_its_data(serve: Serve) -> None:
-    code, told = check(serve().path)
-    assert code == UNUSABLE
-    assert "a running server holds it" in told
+def test_what_holds_no_data(tmp_path: Path) -> None:
+    assert check(tmp_path / "nothing") == (2, f"{tmp_path}/nothing: there is no such directory\n")
+    (tmp_path / "empty").mkdir()
+    assert check(tmp_path / "empty") == (2, f"{tmp_path}/empty: it holds no data\n")
+    (tmp_path / "file").write_text("")
+    code, said = check(tmp_path / "file")
+    assert (code, said.endswith("it cannot be locked: Not a directory\n")) == (2, True)
+
+
+def test_a_running_node(cluster: Cluster) -> None:
+    node = cluster.start("node")
+    code, said = check(node.root)
+    assert (code, said) == (2, f"{node.root}: a running server holds it; stop that first\n")
+    assert os.path.exists(node.root / "LOCK")
