@@ -46,8 +46,6 @@ R = TypeVar("R")
 JOURNAL_THREADS = 1
 READ_THREADS = 4
 WORK_THREADS = 2
-UNWRITTEN_BYTES_MAX = 32 << 20
-"""Committed operations that the journal has not written yet: beyond it, writers wait for the disk."""
 KILLED_POLL_SECS = 0.002
 
 log = logs.get(__name__)
@@ -153,7 +151,7 @@ class Database:
         if self.settings.storage.fsync == "always":
             self.wait_durable(offset)
         else:
-            self._wait_written(node.journal)
+            self._wait_written(node.journal, node.journal.appended_bytes)
         return result
 
     def apply_frame(self, encoded: bytes) -> int:
@@ -177,25 +175,27 @@ class Database:
         """Return when the operation at this offset is durable."""
         journal = self.node.journal
         while journal.durable_offset < offset:
-            if self.node.failure is not None or self.node.journal is not journal:
-                raise RequestError(
-                    503,
-                    "outcome_unknown",
-                    "the node stopped or changed its data before this write was durable",
-                )
-            self._durable.wait()
+            self._wait_for(journal)
 
     def wait_applied(self, timeout_secs: float) -> None:
         """Return when an operation has been applied, or the data replaced, or the time is up."""
         self._applied.clear()
         self._applied.wait(timeout_secs)
 
-    def _wait_written(self, journal: Journal) -> None:
-        """Return when not too much is buffered: clients may be faster than the disk."""
-        while journal.appended_bytes - journal.written_bytes > UNWRITTEN_BYTES_MAX:
-            if self.node.failure is not None or self.node.journal is not journal:
-                return
-            self._durable.wait()
+    def _wait_written(self, journal: Journal, position: int) -> None:
+        """Return when the system has it: then a crash of this process alone loses no acknowledged write."""
+        while journal.written_bytes < position:
+            self._wait_for(journal)
+
+    def _wait_for(self, journal: Journal) -> None:
+        """Return when the journal has got further."""
+        if self.node.failure is not None or self.node.journal is not journal:
+            raise RequestError(
+                503,
+                "outcome_unknown",
+                "the node stopped or changed its data before this write was durable",
+            )
+        self._durable.wait()
 
     def flush(self) -> None:
         """Write and sync all that is buffered now, whatever ``fsync`` says and whoever goes on writing.

@@ -107,8 +107,9 @@ def test_without_sync_a_write_returns_when_the_system_has_it(tmp_path: Path) -> 
         database.close()
 
 
-def test_a_journal_that_cannot_be_written_stops_everything(tmp_path: Path) -> None:
-    database = database_at(tmp_path)
+@pytest.mark.parametrize("fsync", ["always", "never"])
+def test_a_journal_that_cannot_be_written_stops_everything(tmp_path: Path, fsync: str) -> None:
+    database = database_at(tmp_path, storage__fsync=fsync)
     database.write(Create(config()))
     break_journal(database)
     with pytest.raises(RequestError, match="before this write was durable") as caught:
