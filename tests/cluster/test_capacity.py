@@ -92,6 +92,8 @@ def test_a_hundred_thousand_vectors_replicate_and_are_searched_in_bounded_memory
         assert indexed(restarted), "the graphs were loaded, not rebuilt"
     digests = {node.get("/collections/big/digest")["digest"] for node in nodes}
     assert len(digests) == 1
+    delays = {node.name: node.status()["event_loop"] for node in nodes}
+    print(f"event loop {delays}")
     print(f"raw {RAW_BYTES >> 20} MiB, peaks { ({name: size >> 20 for name, size in highest.items()}) } MiB")
     assert max(highest.values()) < ANONYMOUS_BYTES_MAX, highest
 

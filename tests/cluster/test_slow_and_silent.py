@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.cluster.harness import Cluster, Node, wait_until
@@ -107,3 +109,23 @@ def test_a_replica_too_slow_for_the_window_is_told_so_and_syncs_fully(cluster: C
     link.heal()
     cluster.converged()
     assert replica.status()["counters"]["full_sync_reasons"] == {"empty_replica": 1, "outside_window": 1}
+
+
+def test_lag_is_a_true_time_also_after_a_restart_of_the_master(cluster: Cluster) -> None:
+    cluster.start(replicas=1, proxied=True)
+    [replica], [link] = cluster.replicas, cluster.links
+    link.refuse()
+    cluster.write(20)
+    cluster.master.restart(kill=True)
+    link.heal()
+    link.delay_secs = 0.5
+    row = wait_until(lambda: lagging_row(cluster.master, replica), "the master shows that it lags")
+    assert row["lag_ms"] < 60_000
+    link.heal()
+    cluster.converged()
+
+
+def lagging_row(master: Node, replica: Node) -> dict[str, Any] | None:
+    """The replica's row while the master misses its acknowledgement of something."""
+    row = master.replica_row(replica)
+    return row if row and row["lag_operations"] and row["phase"] == "streaming" else None

@@ -19,7 +19,7 @@ def test_replica_disconnect_the_master_detects_the_timeout_and_removes_it(cluste
     silent.freeze()
     began = time.monotonic()
     wait_until(lambda: live(cluster) == 1, "it is removed from the active list", 8)
-    assert time.monotonic() - began > 1.0, "not before the timeout of 2 s, heartbeats included"
+    assert time.monotonic() - began > 2.0, "not before the timeout of 3 s since its last heartbeat"
     shown = {found["id"]: found["status"] for found in cluster.master.replicas()}
     assert shown[row["id"]] == "Disconnected"
     silent.thaw()

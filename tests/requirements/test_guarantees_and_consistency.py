@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tests.cluster.harness import Cluster, wait_until
+from tests.cluster.harness import Cluster, stays_true, wait_until
 
 TYPICAL_LAG_SECS_MAX = 0.05
 
@@ -58,3 +58,33 @@ def test_no_strict_consistency_a_replica_that_lags_serves_what_it_has(cluster: C
     assert replica.digests() != cluster.master.digests()
     link.heal()
     cluster.converged()
+
+
+def test_crc32_verification_snapshots_with_a_wrong_byte_are_never_installed(cluster: Cluster) -> None:
+    cluster.start(replicas=0)
+    cluster.bulk()
+    link = cluster.proxy_to(cluster.master)
+    link.flip(500_000)
+    replica = cluster.replica_node(link.address).start()
+    cluster.replicas.append(replica)
+    wait_until(lambda: link.faults_met, "a byte of the snapshot was changed")
+    cluster.wait_connected()
+    cluster.converged()
+    assert link.connections == 2
+    assert replica.syncs().full == 1
+
+
+def test_no_automatic_failover_replicas_without_a_master_stay_read_only(cluster: Cluster) -> None:
+    cluster.start(replicas=2)
+    cluster.write(10)
+    cluster.converged()
+    cluster.master.kill()
+    for replica in cluster.replicas:
+        wait_until(lambda node=replica: not node.connected, "the replica misses its master")
+
+    def all_read_only() -> bool:
+        answers = [replica.request("POST", "/collections", {}) for replica in cluster.replicas]
+        return {answer.status for answer in answers} == {403}
+
+    stays_true(all_read_only, "replicas are read-only", 1.0)
+    cluster.ledger.assert_holds(*cluster.replicas)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.cluster.harness import Cluster, wait_until
+from tests.cluster.harness import Cluster, stays_true, wait_until
 
 
 def metrics(status: dict[str, object]) -> dict[str, object]:
@@ -32,6 +32,11 @@ def test_replica_metrics(quiet_cluster: Cluster) -> None:
     assert found["replication.lag_operations"] == 0
     assert float(str(found["replication.lag_ms"])) < 1000
     assert found["replication.connected"] in (1, True)
+
+
+def test_the_time_since_the_last_heartbeat_stays_short_while_the_link_is_up(quiet_cluster: Cluster) -> None:
+    [replica, _] = quiet_cluster.replicas
+    stays_true(lambda: replica.stats()["heartbeat_age_ms"] < 2000, "heartbeats come every 200 ms", 1.0)
 
 
 def test_the_connection_status_turns_when_the_master_is_gone(cluster: Cluster) -> None:

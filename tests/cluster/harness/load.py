@@ -133,7 +133,10 @@ class Writer:
     def settle(self) -> None:
         """If a create or drop was not answered, look what became of it before anything else is done."""
         if self.own in self.ledger.unsettled:
-            answer = self.target().request("GET", f"/collections/{self.own}")
+            try:
+                answer = self.target().request("GET", f"/collections/{self.own}")
+            except InDoubt as error:
+                raise NotSent(str(error)) from error  # a question changes nothing: ask again
             if answer.status not in (200, 404):
                 raise Refused(answer, f"GET {self.own}")
             self.ledger.settled(self.own, answer.status == 200)

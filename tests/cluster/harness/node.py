@@ -37,7 +37,7 @@ SMALL_AND_QUICK: dict[str, dict[str, Any]] = {
     "replication": {
         "heartbeat_interval_secs": 0.2,
         "reconnect_interval_secs": 0.2,
-        "replica_timeout_secs": 2,
+        "replica_timeout_secs": 3,
         "connect_timeout_secs": 2,
         "handshake_timeout_secs": 2,
     },
