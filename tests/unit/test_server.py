@@ -118,6 +118,25 @@ def test_damage_on_a_replica_is_moved_aside_and_synced_anew(cluster: Cluster, pa
     assert replica.counters.full_syncs == 0
 
 
+@pytest.mark.parametrize("pattern", ["*/segments/*/hashes.npy", "*/segments/*", "*/journal", "*/manifest-*"])
+def test_missing_files_are_damage(cluster: Cluster, pattern: str) -> None:
+    master = cluster.master()
+    master.create(segment_rows=16)
+    master.put(*range(40))
+    replica = cluster.replica(master)
+    replica.follows(master)
+    for node in (replica, master):
+        node.stop()
+        path = max(node.root.glob(pattern))
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(DamageError, match=path.name):
+        Server(master.settings())
+    with pytest.raises(DamageError, match="missing"):
+        Server(Served(replica.root).settings())
+    replica.start()
+    assert replica.offset == 0
+
+
 def test_damage_without_a_current_file_is_no_new_data(cluster: Cluster) -> None:
     node = cluster.start("node")
     written(cluster, node)

@@ -97,7 +97,22 @@ def load(
     *,
     verify: bool = True,
 ) -> Recovered:
-    """Open the files of a manifest and apply the journal's operations after it. Blocking."""
+    """Open the files of a manifest and apply the journal's operations after it. Blocking.
+
+    DamageError if they cannot be trusted, or are not there.
+    """
+    try:
+        return _load(directory, generation, manifest, options, verify)
+    except FileNotFoundError as error:
+        raise DamageError(
+            str(error.filename),
+            "it is missing; restore the data directory from a backup or this node from a replica",
+        ) from error
+
+
+def _load(
+    directory: DataDirectory, generation: int, manifest: Manifest, options: StorageOptions, verify: bool
+) -> Recovered:
     store = Store()
     for collection in manifest.collections:
         store.collections[collection.config.name] = _open_collection(
