@@ -1,6 +1,6 @@
 """Requests measured around the application: from the first look at the request until its answer is made.
 
-Measured on one core of a small machine: 1.6 microseconds a request, of about 200.
+It adds 1.2 microseconds of processor time to a request, which takes about 200.
 """
 
 from __future__ import annotations
