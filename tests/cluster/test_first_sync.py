@@ -35,6 +35,7 @@ def test_a_listener_that_never_answers_is_given_up_and_tried_again(cluster: Clus
     link.swallow()
     replica = cluster.replica_node(link.address).start()
     cluster.replicas.append(replica)
+    wait_until(lambda: replica.status()["link"]["state"] == "handshake", "the replica shows where it stands")
     wait_until(lambda: link.connections >= 2, "the replica tries again after its handshake timed out")
     assert not replica.connected
     assert "timeout" in replica.log().lower() or "timed out" in replica.log().lower()

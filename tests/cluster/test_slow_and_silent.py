@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.harness import Cluster, Node, wait_until
+from tests.cluster.harness import Cluster, Node, same_digest, wait_until
 from tests.cluster.harness.cluster import BULK_DIMENSION
 
 STREAM_BYTES_MAX = 4 << 20
@@ -129,3 +130,17 @@ def lagging_row(master: Node, replica: Node) -> dict[str, Any] | None:
     """The replica's row while the master misses its acknowledgement of something."""
     row = master.replica_row(replica)
     return row if row and row["lag_operations"] and row["phase"] == "streaming" else None
+
+
+def test_a_second_stream_costs_the_master_next_to_no_memory(tmp_path: Path) -> None:
+    peaks = []
+    for replicas in (1, 2):
+        made = Cluster(tmp_path / str(replicas))
+        try:
+            made.start(replicas=replicas, replication={"log_bytes_max": 16 << 20})
+            made.bulk(rows=40_000)
+            same_digest(made.master, *made.replicas)
+            peaks.append(made.master.anonymous_bytes())
+        finally:
+            made.close()
+    assert peaks[1] < 1.2 * peaks[0]
