@@ -10,8 +10,20 @@ from vectorizer.database import Database
 from vectorizer.digest import digest_of
 from vectorizer.errors import validation
 from vectorizer.operations import METRICS, CollectionConfig, Create, Drop
-from vectorizer.rest.exchange import Answer, Request, Route, written
+from vectorizer.rest.exchange import Answer, Request, Route, written, written_shape
 from vectorizer.rest.schema import Choice, Field, Integer, Number, Table, Text
+from vectorizer.rest.shapes import (
+    BOOLEAN,
+    COUNT,
+    NUMBER,
+    STRING,
+    TIME,
+    Named,
+    choice,
+    list_of,
+    or_null,
+    record,
+)
 from vectorizer.sections import BY_NAME
 from vectorizer.settings import Settings
 from vectorizer.storage.collection import Collection
@@ -22,6 +34,36 @@ SEGMENT_BYTES_MAX = 2**30
 
 index.segment_rows x dimension x 4 bytes must stay below.
 """
+
+COLLECTION_FIELDS = {
+    "name": STRING,
+    "dimension": COUNT,
+    "metric": choice(*METRICS),
+    "vector_count": COUNT,
+    "created_at": TIME,
+    "size": record({"memory_bytes": COUNT, "disk_bytes": COUNT, "vector_bytes": COUNT}),
+    "indexing_status": record(
+        {
+            "indexed_fraction": {"type": "number", "minimum": 0, "maximum": 1},
+            "indexed_vectors": COUNT,
+            "growing_vectors": COUNT,
+            "segments": COUNT,
+            "graphs": COUNT,
+            "recall": NUMBER,
+            "ef": or_null(COUNT),
+            "segment_rows": COUNT,
+            "segment_rows_max": COUNT,
+            "hnsw_m": COUNT,
+            "ef_construction": COUNT,
+        }
+    ),
+}
+COLLECTION = Named("Collection", record(COLLECTION_FIELDS))
+COLLECTIONS = record({"collections": list_of(COLLECTION), "total_collections": COUNT})
+DROPPED = written_shape({"name": STRING, "deleted": BOOLEAN})
+DIGEST = record(
+    {"digest": {"type": "string", "pattern": "^[0-9a-f]{32}$"}, "vector_count": COUNT, "offset": COUNT}
+)
 
 
 def create_table(settings: Settings) -> Table:
@@ -64,20 +106,41 @@ class CollectionRoutes:
     def routes(self) -> list[Route]:
         """The rows for the table of routes."""
         one = "/collections/<name>"
-        create = Route(
-            "POST", "/collections", self.create, "Create a collection.", bodies=[self._create_table]
-        )
         return [
-            Route(**{**vars(create), "writes": True}),
-            Route("GET", "/collections", self.list, "All collections.", reads=True),
-            Route("GET", one, self.get, "One collection.", reads=True),
-            Route("DELETE", one, self.drop, "Drop a collection with all its vectors.", writes=True),
+            Route(
+                "POST",
+                "/collections",
+                self.create,
+                "Create a collection.",
+                bodies=[self._create_table],
+                writes=True,
+                answers={201: written_shape(COLLECTION_FIELDS)},
+                errors=[409],
+            ),
+            Route(
+                "GET",
+                "/collections",
+                self.list,
+                "All collections.",
+                reads=True,
+                answers={200: COLLECTIONS},
+            ),
+            Route("GET", one, self.get, "One collection.", reads=True, answers={200: COLLECTION}),
+            Route(
+                "DELETE",
+                one,
+                self.drop,
+                "Drop a collection with all its vectors.",
+                writes=True,
+                answers={200: DROPPED},
+            ),
             Route(
                 "GET",
                 one + "/digest",
                 self.digest,
                 "One number for everything a collection holds.",
                 reads=True,
+                answers={200: DIGEST},
             ),
         ]
 

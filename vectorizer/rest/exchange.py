@@ -13,6 +13,7 @@ from vectorizer.database import WriteResult
 from vectorizer.operations import Vectors
 from vectorizer.rest.bodies import (
     BSON,
+    JSON,
     BodyLimits,
     announced,
     check_depth,
@@ -23,6 +24,7 @@ from vectorizer.rest.bodies import (
 from vectorizer.rest.budget import Budget
 from vectorizer.rest.paths import query_pairs
 from vectorizer.rest.schema import Field, Integer, Table, Text
+from vectorizer.rest.shapes import COUNT, ID, AnyShape, Named, Shape, record
 
 OFFSET_HEADER = "X-Replication-Offset"
 ID_HEADER = "X-Replication-Id"
@@ -69,8 +71,16 @@ class Route:
     call: Callable[..., Answer]
     help: str
     query: Table = NO_QUERY
-    bodies: Sequence[Table] = ()
+    bodies: Sequence[Table | Named] = ()
     """The forms of body that are accepted; none = a body is ignored."""
+    body_optional: bool = False
+    """The body may be left out."""
+    answers: Mapping[int, AnyShape] = field(default_factory=dict)
+    """What it answers, by status; errors that follow from the other fields are not listed."""
+    errors: Sequence[int] = ()
+    """Statuses of errors that do not follow from the other fields."""
+    media_type: str = JSON
+    """Of its answers; errors are always JSON."""
     list_key: str | None = None
     """The field of the body that may be a very long list."""
     head: bool = False
@@ -140,6 +150,12 @@ class Request:
     def vector(self, vector: Vectors) -> Any:
         """A vector (d,) as the answer's format holds it."""
         return np.asarray(vector, "<f4").tobytes() if self.answers_bson else np.asarray(vector)
+
+
+def written_shape(fields: Mapping[str, AnyShape]) -> Shape:
+    """The shape of what ``written`` answers."""
+    place: Mapping[str, AnyShape] = {"offset": COUNT, "replication_id": ID, "replicas_durable": COUNT}
+    return record({**fields, **place}, ["replicas_durable"])
 
 
 def written(result: WriteResult, status: int = 200, **fields: Any) -> Answer:

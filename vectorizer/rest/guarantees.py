@@ -9,6 +9,7 @@ from vectorizer.errors import RequestError
 from vectorizer.guarantees import Guarantees
 from vectorizer.rest.exchange import Answer, Request, Route
 from vectorizer.rest.schema import Field, Integer, Table
+from vectorizer.rest.shapes import BOOLEAN, COUNT, record
 
 OFFSET_MAX = 2**63 - 1
 TIMEOUT_MS_MAX = 3_600_000
@@ -25,6 +26,8 @@ WAIT = Table(
     },
 )
 
+WAITED = record({"offset": COUNT, "replicas_durable": COUNT, "replicas": COUNT, "reached": BOOLEAN})
+
 
 class GuaranteeRoutes:
     """``/replication/wait``, and what the application does before reads and after writes."""
@@ -36,7 +39,7 @@ class GuaranteeRoutes:
     def routes(self) -> list[Route]:
         """The rows for the table of routes."""
         text = "Wait until replicas hold a write durably."
-        return [Route("GET", "/replication/wait", self.wait, text, query=WAIT)]
+        return [Route("GET", "/replication/wait", self.wait, text, query=WAIT, answers={200: WAITED})]
 
     def wait(self, request: Request) -> Answer:
         """200, also when fewer were reached in time; 400 where there are no replicas to wait for."""

@@ -6,7 +6,13 @@ import time
 
 from vectorizer import __version__
 from vectorizer.database import Database
+from vectorizer.node import Role
 from vectorizer.rest.exchange import Answer, Request, Route
+from vectorizer.rest.shapes import NUMBER, STRING, choice, record
+
+HEALTH = record(
+    {"status": choice("ok", "failed"), "role": choice(*Role), "version": STRING, "uptime_seconds": NUMBER}
+)
 
 
 class HealthRoutes:
@@ -19,7 +25,7 @@ class HealthRoutes:
     def routes(self) -> list[Route]:
         """The rows for the table of routes."""
         text = "Whether the process is alive, its role and version."
-        return [Route("GET", "/health", self.health, text, head=True)]
+        return [Route("GET", "/health", self.health, text, head=True, answers={200: HEALTH})]
 
     def health(self, request: Request) -> Answer:
         """Status, role, version and uptime."""

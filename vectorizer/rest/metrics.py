@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vectorizer.rest.exchange import Answer, Request, Route
+from vectorizer.rest.shapes import STRING
 
 
 class MetricsRoutes:
@@ -17,7 +18,11 @@ class MetricsRoutes:
     def routes(self) -> list[Route]:
         """The rows for the table of routes."""
         text = "All numbers of this node in the text format of Prometheus."
-        return [Route("GET", path, self.metrics, text) for path in ("/metrics", "/prometheus/metrics")]
+        paths = "/metrics", "/prometheus/metrics"
+        answers = {200: STRING}
+        return [
+            Route("GET", path, self.metrics, text, answers=answers, media_type=self._kind) for path in paths
+        ]
 
     def metrics(self, request: Request) -> Answer:
         """The text."""

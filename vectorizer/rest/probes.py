@@ -6,17 +6,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from vectorizer.database import Database
 from vectorizer.node import Role
-from vectorizer.rest.exchange import Answer, Request, Route
+from vectorizer.rest.exchange import NO_QUERY, Answer, Request, Route
 from vectorizer.rest.schema import Field, Integer, Table
+from vectorizer.rest.shapes import BOOLEAN, COUNT, STRING, choice, or_null, record
 
 LAG = Table(
     "ProbeLag",
     {"max_lag_ms": Field(Integer(0, 2**31), "503 if this replica's data is older than that", default=-1)},
 )
+
+PROBE = record(
+    {"ok": BOOLEAN, "reason": or_null(STRING), "role": choice(*Role), "offset": COUNT, "lag_ms": COUNT},
+    ["lag_ms"],
+)
+ANSWERS = {200: PROBE, 503: PROBE}
 
 
 class ProbeRoutes:
@@ -28,18 +36,21 @@ class ProbeRoutes:
     def routes(self) -> list[Route]:
         """The rows for the table of routes."""
         return [
-            Route("GET", "/primary", self.primary, "200 where writes are taken, else 503.", head=True),
-            Route(
-                "GET",
+            self._route("/primary", self.primary, "200 where writes are taken, else 503."),
+            self._route(
                 "/replica",
                 self.replica,
                 "200 on a replica that answers reads and is fresh enough, else 503.",
-                query=LAG,
-                head=True,
+                LAG,
             ),
-            Route("GET", "/readiness", self.readiness, "200 where reads are answered, else 503.", head=True),
-            Route("GET", "/liveness", self.liveness, "200 unless this node is about to end.", head=True),
+            self._route("/readiness", self.readiness, "200 where reads are answered, else 503."),
+            self._route("/liveness", self.liveness, "200 unless this node is about to end."),
         ]
+
+    def _route(
+        self, path: str, call: Callable[[Request], Answer], text: str, query: Table = NO_QUERY
+    ) -> Route:
+        return Route("GET", path, call, text, query=query, head=True, answers=ANSWERS)
 
     def primary(self, request: Request) -> Answer:
         """A master or a standalone node that is not kept from writing."""

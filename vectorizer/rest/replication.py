@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from vectorizer.errors import ConfigurationError, RequestError
 from vectorizer.rest.exchange import Answer, Request, Route
+from vectorizer.rest.replication_shapes import CONFIGURED, REPLICAS, STATS, STATUS, configure_body
 from vectorizer.rest.schema import Boolean, Field, Table, Text, wrong
+from vectorizer.rest.shapes import AnyShape, Named
+from vectorizer.sections import TABLE
 
 ADDRESS_BYTES_MAX = 300
 PROMOTE = Table(
@@ -28,6 +31,7 @@ FOLLOW = Table(
         "force": Field(Boolean(), "also if its history is foreign to the data here", default=False),
     },
 )
+CONFIGURE = configure_body(row for row in TABLE if row.section == "replication")
 
 
 class ReplicationControl(Protocol):
@@ -55,14 +59,14 @@ class ReplicationRoutes:
     def routes(self) -> list[Route]:
         """The rows for the table of routes."""
         return [
-            Route("GET", "/replication/status", self.status, "Role, numbers, history, links."),
-            Route("GET", "/replication/stats", self.stats, "The numbers alone."),
-            Route("GET", "/replication/replicas", self.replicas, "The replicas of this master."),
-            Route("POST", "/replication/configure", self.configure, "Change role and settings, at once."),
-            Route(
-                "POST", "/replication/promote", self.promote, "Make this node the master.", bodies=[PROMOTE]
+            _seen("/replication/status", self.status, "Role, numbers, history, links.", STATUS),
+            _seen("/replication/stats", self.stats, "The numbers alone.", STATS),
+            _seen("/replication/replicas", self.replicas, "The replicas of this master.", REPLICAS),
+            _changed(
+                "/replication/configure", self.configure, "Change role and settings, at once.", CONFIGURE
             ),
-            Route("POST", "/replication/follow", self.follow, "Follow a master.", bodies=[FOLLOW]),
+            _changed("/replication/promote", self.promote, "Make this node the master.", PROMOTE, True),
+            _changed("/replication/follow", self.follow, "Follow a master.", FOLLOW),
         ]
 
     def status(self, request: Request) -> Answer:
@@ -107,6 +111,29 @@ class ReplicationRoutes:
                 if value is not None
             }
             raise RequestError(400, "validation_error", str(error), details) from error
+
+
+def _seen(path: str, call: Callable[[Request], Answer], text: str, shape: AnyShape) -> Route:
+    return Route("GET", path, call, text, answers={200: shape})
+
+
+def _changed(
+    path: str,
+    call: Callable[[Request], Answer],
+    text: str,
+    body: Table | Named,
+    body_optional: bool = False,
+) -> Route:
+    return Route(
+        "POST",
+        path,
+        call,
+        text,
+        bodies=[body],
+        body_optional=body_optional,
+        answers={200: CONFIGURED},
+        errors=[409, 503, 507],
+    )
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

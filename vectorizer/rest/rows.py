@@ -20,11 +20,15 @@ from vectorizer import codec
 from vectorizer.errors import RequestError, too_large, validation
 from vectorizer.operations import Metric, Rows, Vectors
 from vectorizer.rest.schema import Field, Items, Raw, Table, wrong
+from vectorizer.rest.shapes import ID, STRING, or_null
+from vectorizer.rest.shapes import PAYLOAD as PAYLOAD_SHAPE
+from vectorizer.rest.shapes import VECTOR as VECTOR_SHAPE
 
 Breathe = Callable[[], None]
 
-VECTOR = Raw("a list of numbers, or in BSON packed float32")
-PAYLOAD = Raw("an object or null")
+VECTOR = Raw("a list of numbers, or in BSON packed float32", VECTOR_SHAPE)
+PAYLOAD = Raw("an object or null", PAYLOAD_SHAPE)
+MATRIX = Raw("packed float32", {**STRING, "contentMediaType": "application/octet-stream"})
 PACKED_FLOAT32 = b"\x27\x00"
 """Header of BSON's vector binary (subtype 9) for float32 without padding."""
 VECTOR_SUBTYPE = 9
@@ -48,14 +52,15 @@ class RowLimits:
 def items_table(rows_max: int) -> Table:
     """Body of an upsert in items."""
     return Table(
-        "UpsertItems", {"vectors": Field(Items(rows_max), "the rows, each with a vector", required=True)}
+        "UpsertItems",
+        {"vectors": Field(Items(rows_max, of=ITEM.named), "the rows, each with a vector", required=True)},
     )
 
 
 ITEM = Table(
     "Item",
     {
-        "id": Field(Raw("a string"), "made if it is left out"),
+        "id": Field(Raw("a string", ID), "made if it is left out"),
         "vector": Field(VECTOR, "the row's vector", required=True),
         "payload": Field(PAYLOAD, "what is stored beside the vector"),
     },
@@ -67,10 +72,11 @@ def columns_table(rows_max: int) -> Table:
     return Table(
         "UpsertColumns",
         {
-            "ids": Field(Items(rows_max), "one for each row; made if they are left out"),
-            "vectors": Field(Raw("packed float32"), "n x d packed little-endian float32", required=True),
-            "payloads": Field(Items(rows_max), "one object or null for each row"),
+            "ids": Field(Items(rows_max, of=or_null(ID)), "one for each row; made if they are left out"),
+            "vectors": Field(MATRIX, "n x d packed little-endian float32", required=True),
+            "payloads": Field(Items(rows_max, of=PAYLOAD_SHAPE), "one object or null for each row"),
         },
+        packed=True,
     )
 
 

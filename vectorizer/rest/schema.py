@@ -10,10 +10,11 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 from vectorizer.errors import RequestError, validation
+from vectorizer.rest.shapes import AnyShape, Named, Shape, described, list_of, or_null, record
 
 
 class Kind(Protocol):
@@ -22,6 +23,10 @@ class Kind(Protocol):
     @property
     def expected(self) -> str:
         """What is accepted, to follow "must be"."""
+
+    @property
+    def shape(self) -> AnyShape:
+        """The same as JSON Schema."""
 
     def read(self, value: Any, where: str) -> Any:
         """The value in its final form, or RequestError 400 that names ``where``."""
@@ -66,6 +71,10 @@ class Integer:
     def expected(self) -> str:
         return f"a whole number from {self.minimum} to {self.maximum}"
 
+    @property
+    def shape(self) -> Shape:
+        return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
+
     def read(self, value: Any, where: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not self.minimum <= value <= self.maximum:
             raise wrong(where, self.expected, value)
@@ -89,6 +98,11 @@ class Number:
         ends = [f"above {self.above:g}"] if self.above is not None else []
         ends += [f"at most {self.maximum:g}"] if self.maximum is not None else []
         return " ".join(["a finite number", *[" and ".join(ends)][: len(ends)]])
+
+    @property
+    def shape(self) -> Shape:
+        ends = {"exclusiveMinimum": self.above, "maximum": self.maximum}
+        return {"type": "number", **{name: end for name, end in ends.items() if end is not None}}
 
     def read(self, value: Any, where: str) -> float:
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -115,6 +129,7 @@ class Boolean:
     """true or false."""
 
     expected = "true or false"
+    shape: ClassVar[Shape] = {"type": "boolean"}
 
     def read(self, value: Any, where: str) -> bool:
         if not isinstance(value, bool):
@@ -139,6 +154,12 @@ class Text:
     def expected(self) -> str:
         matching = f" that matches {self.pattern}" if self.pattern else ""
         return f"a string of {self.bytes_min} to {self.bytes_max} bytes of UTF-8{matching}"
+
+    @property
+    def shape(self) -> Shape:
+        """JSON Schema counts characters: fewer than ``bytes_max`` of them may already be too many bytes."""
+        pattern = {"pattern": f"^(?:{self.pattern})$"} if self.pattern is not None else {}
+        return {"type": "string", "minLength": self.bytes_min, "maxLength": self.bytes_max, **pattern}
 
     def read(self, value: Any, where: str) -> str:
         if not isinstance(value, str):
@@ -166,6 +187,10 @@ class Choice:
     def expected(self) -> str:
         return "one of " + ", ".join(self.values)
 
+    @property
+    def shape(self) -> Shape:
+        return {"type": "string", "enum": list(self.values)}
+
     def read(self, value: Any, where: str) -> str:
         if not isinstance(value, str):
             raise wrong(where, self.expected, value)
@@ -183,10 +208,16 @@ class Items:
 
     count_max: int
     count_min: int = 1
+    of: AnyShape = field(default_factory=dict)
+    """The shape of an item."""
 
     @property
     def expected(self) -> str:
         return f"a list of {self.count_min} to {self.count_max} items"
+
+    @property
+    def shape(self) -> Shape:
+        return {**list_of(self.of), "minItems": self.count_min, "maxItems": self.count_max}
 
     def read(self, value: Any, where: str) -> list[Any]:
         if not isinstance(value, list):
@@ -209,6 +240,7 @@ class Raw:
     """A value that its reader checks, as it came: a vector, a payload, a filter."""
 
     expected: str
+    shape: AnyShape = field(default_factory=dict)
 
     def read(self, value: Any, where: str) -> Any:
         return value
@@ -230,14 +262,29 @@ class Field:
     default: Any = None
     nullable: bool = False
 
+    @property
+    def shown_default(self) -> Shape:
+        """The default, where it is one that a client could also say."""
+        try:
+            said = self.default is not None and self.kind.read(self.default, "") == self.default
+        except RequestError:  # it stands for "not said"
+            return {}
+        return {"default": self.default} if said else {}
+
 
 class Table:
-    """The fields of one body or one query string."""
+    """The fields of one body or one query string. ``packed``: only BSON can hold such a body."""
 
     def __init__(
-        self, name: str, fields: Mapping[str, Field], aliases: Mapping[str, str] | None = None
+        self,
+        name: str,
+        fields: Mapping[str, Field],
+        aliases: Mapping[str, str] | None = None,
+        *,
+        packed: bool = False,
     ) -> None:
         self.name = name
+        self.packed = packed
         self.fields = dict(fields)
         self.aliases = dict(aliases or {})
         self._known = {**{name: name for name in self.fields}, **self.aliases}
@@ -251,6 +298,18 @@ class Table:
     def extended(self, other: Table) -> Table:
         """This table with the fields of another one; its own win."""
         return Table(self.name, {**other.fields, **self.fields}, {**other.aliases, **self.aliases})
+
+    @property
+    def named(self) -> Named:
+        """A document with these fields, for the description of the API."""
+        shapes = {}
+        for name, row in self.fields.items():
+            shape = row.kind.shape if row.required else or_null(row.kind.shape)
+            shapes[name] = {**described(shape, row.help), **row.shown_default}
+        for alias, name in self.aliases.items():
+            shapes[alias] = {**shapes[name], "description": f"Another name of {name}."}
+        optional = [name for name in shapes if name not in self._required]
+        return Named(self.name, record(shapes, optional))
 
     def read(self, document: Any, where: str = "") -> dict[str, Any]:
         """The checked fields of a document; optional ones that are absent have their default.

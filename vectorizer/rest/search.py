@@ -16,8 +16,11 @@ from vectorizer.filters import parse_filter
 from vectorizer.operations import Vectors
 from vectorizer.rest.bodies import encode_json
 from vectorizer.rest.exchange import Answer, Request, Route
-from vectorizer.rest.rows import VECTOR, read_id, read_matrix, read_vector
-from vectorizer.rest.schema import Boolean, Field, Integer, Items, Number, Raw, Table, Text
+from vectorizer.rest.filter_shape import FILTER
+from vectorizer.rest.rows import MATRIX, VECTOR, read_id, read_matrix, read_vector
+from vectorizer.rest.schema import Boolean, Field, Integer, Items, Number, Table, Text
+from vectorizer.rest.shapes import COUNT, NUMBER, PAYLOAD, STRING, Named, list_of, record
+from vectorizer.rest.shapes import VECTOR as VECTOR_SHAPE
 from vectorizer.search import Hit, Matching, estimated_cost_us, search
 from vectorizer.storage.chunk import View
 from vectorizer.storage.collection import Collection
@@ -30,6 +33,12 @@ ANSWER_VECTOR_BYTES_MAX = 32 * 1024 * 1024
 EF_MAX = 1_000_000
 ENCODED_AT_ONCE = 32
 """Results up to which an answer is encoded in one call."""
+
+RESULT = record(
+    {"id": STRING, "score": NUMBER, "payload": PAYLOAD, "vector": VECTOR_SHAPE}, ["payload", "vector"]
+)
+RESULTS = Named("SearchResults", record({"results": list_of(RESULT), "collection": STRING, "limit": COUNT}))
+BATCH_RESULTS = record({"results": list_of(RESULTS), "collection": STRING})
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class SearchRoutes:
             "ef": Field(
                 Integer(1, EF_MAX), "effort in the graphs, instead of the one that reaches the recall"
             ),
-            "filter": Field(Raw("a filter"), "only vectors whose payload satisfies it"),
+            "filter": Field(FILTER, "only vectors whose payload satisfies it"),
             "with_vector": Field(Boolean(), "give the vectors too", default=False),
             "with_payload": Field(Boolean(), "give the payloads too", default=True),
         }
@@ -85,14 +94,20 @@ class SearchRoutes:
             },
         )
         self._batch_table = Table(
-            "SearchBatch", {"searches": Field(Items(limits.searches_max), "the searches", required=True)}
+            "SearchBatch",
+            {
+                "searches": Field(
+                    Items(limits.searches_max, of=self._table.named), "the searches", required=True
+                )
+            },
         )
         self._columns_table = Table(
             "SearchColumns",
             {
-                "vectors": Field(Raw("packed float32"), "n x d packed little-endian float32", required=True),
+                "vectors": Field(MATRIX, "n x d packed little-endian float32", required=True),
                 **options,
             },
+            packed=True,
         )
 
     def routes(self) -> list[Route]:
@@ -100,7 +115,15 @@ class SearchRoutes:
         path = "/collections/<name>/search"
         forms = [self._batch_table, self._columns_table]
         return [
-            Route("POST", path, self.search, "The nearest vectors.", bodies=[self._table], reads=True),
+            Route(
+                "POST",
+                path,
+                self.search,
+                "The nearest vectors.",
+                bodies=[self._table],
+                reads=True,
+                answers={200: RESULTS},
+            ),
             Route(
                 "POST",
                 path + "/batch",
@@ -110,6 +133,7 @@ class SearchRoutes:
                 list_key="searches",
                 reads=True,
                 bson=True,
+                answers={200: BATCH_RESULTS},
             ),
         ]
 

@@ -18,7 +18,8 @@ from vectorizer.errors import conflict, not_found, validation
 from vectorizer.filters import Filter, parse_filter
 from vectorizer.operations import Delete, Rows, Upsert, Vectors
 from vectorizer.rest.bodies import encode_json
-from vectorizer.rest.exchange import Answer, Request, Route, written
+from vectorizer.rest.exchange import Answer, Request, Route, written, written_shape
+from vectorizer.rest.filter_shape import FILTER
 from vectorizer.rest.rows import (
     PAYLOAD,
     VECTOR,
@@ -31,7 +32,10 @@ from vectorizer.rest.rows import (
     rows_of_columns,
     rows_of_items,
 )
-from vectorizer.rest.schema import Field, Integer, Items, Raw, Table, Text
+from vectorizer.rest.schema import Field, Integer, Items, Table, Text
+from vectorizer.rest.shapes import BOOLEAN, COUNT, ID, STRING, Named, list_of, or_null, record
+from vectorizer.rest.shapes import PAYLOAD as PAYLOAD_SHAPE
+from vectorizer.rest.shapes import VECTOR as VECTOR_SHAPE
 from vectorizer.storage.chunk import LIVE, Chunk, View, hash_ids
 from vectorizer.storage.collection import Collection, Cursor, cursor_of, page
 
@@ -51,6 +55,13 @@ REPLACEMENT = Table(
     },
 )
 
+STORED = Named("StoredVector", record({"id": ID, "vector": VECTOR_SHAPE, "payload": PAYLOAD_SHAPE}))
+PAGE = record({"vectors": list_of(STORED), "next_cursor": or_null(STRING)})
+UPSERTED = written_shape({"ids": list_of(ID), "upserted": COUNT})
+REPLACED = written_shape({"id": ID})
+DELETED = written_shape({"id": ID, "deleted": BOOLEAN})
+DELETED_MANY = written_shape({"deleted": COUNT})
+
 
 class VectorRoutes:
     """``/collections/{name}/vectors`` and below."""
@@ -64,9 +75,9 @@ class VectorRoutes:
             "DeleteVectors",
             {
                 "ids": Field(
-                    Items(limits.batch_rows_max), "the vectors to delete; missing ones are no error"
+                    Items(limits.batch_rows_max, of=ID), "the vectors to delete; missing ones are no error"
                 ),
-                "filter": Field(Raw("a filter"), "delete what it matches"),
+                "filter": Field(FILTER, "delete what it matches"),
             },
         )
         self._page_table = Table(
@@ -91,6 +102,8 @@ class VectorRoutes:
                 list_key="vectors",
                 bson=True,
                 writes=True,
+                answers={200: UPSERTED},
+                errors=[409],
             ),
             Route(
                 "GET",
@@ -100,6 +113,7 @@ class VectorRoutes:
                 query=self._page_table,
                 bson=True,
                 reads=True,
+                answers={200: PAGE},
             ),
             Route(
                 "POST",
@@ -109,8 +123,10 @@ class VectorRoutes:
                 bodies=[self._delete_table],
                 list_key="ids",
                 writes=True,
+                answers={200: DELETED_MANY},
+                errors=[409],
             ),
-            Route("GET", one, self.get, "One vector with its payload.", reads=True),
+            Route("GET", one, self.get, "One vector with its payload.", reads=True, answers={200: STORED}),
             Route(
                 "PUT",
                 one,
@@ -118,8 +134,10 @@ class VectorRoutes:
                 "Replace vector, payload or both.",
                 bodies=[REPLACEMENT],
                 writes=True,
+                answers={200: REPLACED},
+                errors=[409],
             ),
-            Route("DELETE", one, self.delete, "Delete one vector.", writes=True),
+            Route("DELETE", one, self.delete, "Delete one vector.", writes=True, answers={200: DELETED}),
         ]
 
     # -- one -------------------------------------------------------------------------------------------------
