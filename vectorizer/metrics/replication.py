@@ -127,7 +127,8 @@ def master_families(node: Node, table: ReplicaTable, turned_away: int, now: floa
     """A node that others follow."""
     rows = shown_rows(table)
     newest = node.offset
-    yield gauge(_R + "master_offset", "Newest operation of the master, on the master itself.", newest)
+    if node.role is Role.MASTER:  # not on a replica that has replicas of its own
+        yield gauge(_R + "master_offset", "Newest operation of the master, on the master itself.", newest)
     yield gauge(_R + "replicas_connected", "Replicas whose link is alive.", len(table.linked()))
     yield gauge(_R + "replicas_known", "Replicas whose link is alive or was lost not long ago.", len(table))
     yield counter(
@@ -152,7 +153,11 @@ def master_families(node: Node, table: ReplicaTable, turned_away: int, now: floa
         ],
     )
     numbers: list[tuple[str, str, Callable[[Progress], float]]] = [
-        ("offset", "Newest operation that the replica has acknowledged.", lambda row: row.acked_applied),
+        (
+            "acknowledged_offset",
+            "Newest operation that the replica has acknowledged.",
+            lambda row: row.acked_applied,
+        ),
         ("durable_offset", "Newest operation durable on the replica.", lambda row: row.acked_durable),
         (
             "lag_operations",

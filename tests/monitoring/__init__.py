@@ -1,0 +1,1 @@
+"""Monitoring and balancing with the real programs: promtool, Prometheus, HAProxy."""
