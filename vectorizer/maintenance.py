@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import gevent
 from gevent.event import Event
+from gevent.lock import RLock
 
 from vectorizer import logs
 from vectorizer.breathing import let_others_run
@@ -42,6 +43,10 @@ class Maintenance:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.manifest_lock = RLock()
+        """Held while a manifest is made or the data swapped, taken after the maintenance lock; so a change of
+        role does not wait for a long merge.
+        """
         self._wake = Event()
         self._graphs = GraphBuilder(database, self.segments_changed)
         self._segments_changed_at: float | None = None
@@ -150,7 +155,7 @@ class Maintenance:
     def checkpoint(self) -> Manifest:
         """Write a checkpoint of now and trim the journal; the manifest. OSError if there is no room."""
         database = self._database
-        with database.maintenance_lock:
+        with database.maintenance_lock, self.manifest_lock:
             node = database.node
             changed_at, self._segments_changed_at = self._segments_changed_at, None
             position = node.journal.appended_bytes
@@ -180,7 +185,7 @@ class Maintenance:
     def store_settings(self, stored: dict[str, object]) -> None:
         """Write settings made by REST durably: the same data, another manifest."""
         database = self._database
-        with database.maintenance_lock:
+        with self.manifest_lock:
             manifest = database.node.manifest.with_stored(stored)
             database.run_work(self._write_manifest, manifest)
             database.node.manifest = manifest

@@ -95,7 +95,7 @@ class Snapshots:
         database = self._database
         self.installing = True
         try:
-            with database.maintenance_lock:
+            with database.maintenance_lock, self._maintenance.manifest_lock:
                 stored = database.node.manifest.stored  # may have changed since ``begin``
                 recovered = database.run_work(receiver.finish, storage_options(database), stored)
                 self._swap(recovered, receiver.manifest_name, keep_aside, receiver.keep)
@@ -132,7 +132,7 @@ class Snapshots:
         database = self._database
         self.installing = True
         try:
-            with database.maintenance_lock:
+            with database.maintenance_lock, self._maintenance.manifest_lock:
                 node = database.node
                 database.flush()
                 found = database.run_work(

@@ -174,6 +174,17 @@ def test_work_that_never_ends_lets_checkpoints_through(cluster: Cluster) -> None
     writer.get(timeout=10)
 
 
+def test_a_setting_is_stored_while_a_merge_runs(cluster: Cluster) -> None:
+    node = cluster.start("node")
+    node.create()
+    with node.server.database.maintenance_lock:  # as a merge of large segments holds it
+        assert node.configure(log_size=55)[0] == 200
+    node.put(1)
+    maintenance(node).checkpoint()
+    node.restart()
+    assert node.status()["settings"]["log_size"]["value"] == 55
+
+
 def test_pins_hold_journal_and_files_until_the_bound(cluster: Cluster) -> None:
     node = cluster.start("node", {"replication.log_size": 1, "storage.journal_file_bytes": 8192})
     node.create()
