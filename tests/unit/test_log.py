@@ -79,3 +79,11 @@ def test_commit_times() -> None:
     assert log.committed_at(18) == 18.0
     assert log.committed_at(3) == 16.0  # older than memory: the oldest known
     assert log.committed_at(21) is None
+
+
+def test_bytes_after_an_offset_are_those_in_memory() -> None:
+    log = ReplicationLog(3, 1 << 20, 7)
+    assert log.bytes_after(0) == log.bytes_after(7) == 0
+    for offset, size in enumerate((10, 20, 30, 40), 8):
+        log.append(offset, bytes(size), 0.0)
+    assert [log.bytes_after(offset) for offset in (0, 7, 8, 9, 10, 11, 12)] == [90, 90, 90, 70, 40, 0, 0]
