@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 
@@ -47,6 +47,8 @@ JOURNAL_THREADS = 1
 READ_THREADS = 4
 WORK_THREADS = 2
 KILLED_POLL_SECS = 0.002
+HELD_SECS = 1.0
+"""So long a write waits for the end of a change of role; then it is refused with 503."""
 
 log = logs.get(__name__)
 
@@ -86,6 +88,7 @@ class Database:
         self._pending = Event()
         self._durable = Event()
         self._applied = Event()
+        self._released = Event()
         self._listeners: list[Callable[[], None]] = []
         self._history_watchers: list[Callable[[], None]] = []
         self._journal_threads = ThreadPool(JOURNAL_THREADS)
@@ -137,9 +140,10 @@ class Database:
     def write(self, operation: Operation) -> WriteResult:
         """Commit a client's operation and wait until it is as durable as the settings promise.
 
-        The commit itself happens before anything else runs. RequestError if it is refused; 503
-        ``outcome_unknown`` if the node failed or changed its data between commit and durability.
+        Unless writes are held, the commit itself happens before anything else runs. RequestError if it is
+        refused; 503 ``outcome_unknown`` if the node failed or changed its data between commit and durability.
         """
+        self.wait_writable()
         node = self.node
         try:
             offset = node.commit(operation, time.monotonic(), time.time_ns() // 1_000_000)
@@ -153,6 +157,33 @@ class Database:
         else:
             self._wait_written(node.journal, node.journal.appended_bytes)
         return result
+
+    def wait_writable(self) -> None:
+        """Return when writes are no longer held for a change of role, at the latest after HELD_SECS."""
+        node = self.node
+        if node.fenced is not None and node.role is not Role.REPLICA and node.failure is None:
+            self._released.wait(HELD_SECS)
+
+    def hold_writes(self, reason: str) -> None:
+        """Let writes wait while the role changes."""
+        self._released.clear()
+        self.node.fence(reason)
+
+    def release_writes(self) -> None:
+        """Let them in, or let them hear that this node is a replica."""
+        self.node.fence(None)
+        self._released.set()
+
+    @contextlib.contextmanager
+    def writes_held(self, reason: str) -> Iterator[None]:
+        """Hold writes meanwhile; if they were held already, they still are afterwards."""
+        before = self.node.fenced
+        self.hold_writes(before or reason)
+        try:
+            yield
+        finally:
+            if before is None:
+                self.release_writes()
 
     def apply_frame(self, encoded: bytes) -> int:
         """Take an operation of the master's stream; its offset. See ``Node.apply_frame`` for errors."""

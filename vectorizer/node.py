@@ -53,6 +53,15 @@ class NodeFailure(VectorizerError):
 
 
 @dataclass(frozen=True, slots=True)
+class Deposed:
+    """A newer mastership that this master has heard of: from which node, its id and epoch."""
+
+    told_by: str
+    replication_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeLimits:
     """Settings that the node itself obeys; changed live by ``Node.set_limits``."""
 
@@ -85,6 +94,7 @@ class Node:
         self.master_url: str | None = None
         self.failure: NodeFailure | None = None
         self.fenced: str | None = None
+        self.deposed: Deposed | None = None
         self.has_complete_data = True
         """False while a replica without data of its own receives its first full sync."""
         self._new_id = new_id
@@ -148,7 +158,8 @@ class Node:
     @property
     def writable(self) -> bool:
         """Whether writes of clients are taken here."""
-        return self.role is not Role.REPLICA and self.failure is None and self.fenced is None
+        held = self.fenced is not None or self.deposed is not None
+        return self.role is not Role.REPLICA and self.failure is None and not held
 
     # -- writes -----------------------------------------------------------------------------------------
 
@@ -185,6 +196,13 @@ class Node:
             raise read_only_replica(self.master_url)
         if self.fenced is not None:
             raise not_ready(f"writes are held: {self.fenced}", "writes_held")
+        if self.deposed is not None:
+            raise RequestError(
+                503,
+                "deposed",
+                f"this master takes no writes: node {self.deposed.told_by} told it of a newer mastership of "
+                f"its history ({self.deposed.replication_id}, epoch {self.deposed.epoch})",
+            )
 
     def fence(self, reason: str | None) -> None:
         """Hold writes while the role changes; None lets them in again."""
@@ -241,7 +259,9 @@ class Node:
     def open_mastership(self, *, raise_epoch: bool) -> None:
         """A new entry of the history at this offset: a start as master, or a promotion."""
         self._guard_history_room()
-        epoch = self.history.epoch + 1 if raise_epoch else max(self.epoch, 1)
+        known = self.history.epoch if self.deposed is None else max(self.history.epoch, self.deposed.epoch)
+        epoch = known + 1 if raise_epoch else max(self.epoch, 1)
+        self.deposed = None
         self._set_history(self.history.opened(self._new_id(), epoch, self.offset))
 
     def adopt_history(self, history: History) -> None:

@@ -41,6 +41,18 @@ class ReplicationStatus:
             "manifest_offset": node.manifest.offset,
             "replication_address": None if self._roles.master is None else self._roles.master.address,
             "rest_address": self._roles.rest_address,
+            "writes": {
+                "taken": node.writable,
+                "held": node.fenced,
+                "deposed_by": None
+                if node.deposed is None
+                else {
+                    "node_id": node.deposed.told_by,
+                    "replication_id": node.deposed.replication_id,
+                    "epoch": node.deposed.epoch,
+                },
+            },
+            "switchover": self._roles.switchover.document(),
             "diverged": [
                 {"file": file.path, "operations": file.operations, "complete": file.complete}
                 for file in self._snapshots.diverged
@@ -66,6 +78,14 @@ class ReplicationStatus:
     def configure(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
         """``POST /replication/configure``."""
         return self._roles.configure(document)
+
+    def switchover(self, target: str | None, timeout_ms: int) -> Mapping[str, Any]:
+        """``POST /replication/switchover``."""
+        return self._roles.switchover.run(target, timeout_ms)
+
+    def abort_switchover(self) -> Mapping[str, Any]:
+        """``POST /replication/switchover/abort``."""
+        return self._roles.switchover.abort()
 
     def _view(self) -> StatusView:
         master, replica = self._roles.master, self._roles.replica

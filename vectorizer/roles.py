@@ -29,11 +29,13 @@ from vectorizer.database import Database, node_limits
 from vectorizer.errors import ConfigurationError, RequestError, conflict, insufficient_storage, validation
 from vectorizer.maintenance import Maintenance
 from vectorizer.node import Role
+from vectorizer.replication import messages
 from vectorizer.replication.handshake import Above
-from vectorizer.replication.link import NOWHERE
+from vectorizer.replication.link import NOWHERE, SENTENCE_MAX
 from vectorizer.replication.master import MasterServer, bind
 from vectorizer.replication.replica import ReplicaClient
 from vectorizer.snapshots import Snapshots
+from vectorizer.switchover import Switchover
 
 log = logs.get(__name__)
 
@@ -47,9 +49,11 @@ class Roles:
         self._database = database
         self._maintenance = maintenance
         self._snapshots = snapshots
-        self._lock = RLock()
+        self.lock = RLock()
+        """Held while the role changes."""
         self.rest_address = rest_address
         """Host and port at which clients reach this node, as told to peers."""
+        self.switchover = Switchover(database, self)
         database.roles = self
         self.master: MasterServer | None = None
         self.replica: ReplicaClient | None = None
@@ -77,7 +81,8 @@ class Roles:
 
     def stop(self, drain_secs: float) -> None:
         """Let replicas fetch the rest, then say goodbye."""
-        with self._lock:
+        self.switchover.stop()
+        with self.lock:
             if self.replica is not None:
                 self.replica.stop()
             if self.master is not None:
@@ -94,10 +99,10 @@ class Roles:
             raise validation("force is true or false")
         if not values:
             raise validation("nothing to configure: the body names no setting; see docs/CONFIGURATION.md")
-        with self._lock:
-            settings = self.settings.replaced(values, source=Source.REST, section="replication")
-            self._refuse_ineffective(settings, values)
-            self._change(settings, force)
+        with self.lock:
+            settings = self._replaced(values)
+            self.switchover.guard_configure(force and values.get("role") == Role.MASTER)
+            self._change(settings, force, named="role" in values)
             role = self._database.node.role
             log.info(
                 "configured", role=role.value, settings=settings.stored(), **self._database.node.describe()
@@ -110,6 +115,12 @@ class Roles:
                 "restart_required": False,
             }
 
+    def _replaced(self, values: Mapping[str, Any]) -> Settings:
+        """The settings with these said by REST. ConfigurationError, or 409 if they would have no effect."""
+        settings = self.settings.replaced(values, source=Source.REST, section="replication")
+        self._refuse_ineffective(settings, values)
+        return settings
+
     def _refuse_ineffective(self, settings: Settings, values: Mapping[str, Any]) -> None:
         """A flag is stronger than REST: say so instead of storing what has no effect."""
         for name, said in settings.said.get(Source.REST, {}).items():
@@ -120,12 +131,19 @@ class Roles:
                     "than REST; remove it there first"
                 )
 
-    def _change(self, settings: Settings, force: bool) -> None:
+    def _change(self, settings: Settings, force: bool, *, named: bool = True) -> None:
+        """``named``: somebody said the role, it is not only what it was."""
         node = self._database.node
         old, new = node.role, Role(settings.replication.role)
         if self._snapshots.installing:
             raise conflict(
                 "this node is just installing the data of a full sync; try again in a moment", "installing"
+            )
+        if node.deposed is not None and named and new is not Role.REPLICA and not force:
+            raise conflict(
+                f"this master was deposed by mastership {node.deposed.replication_id}, epoch "
+                f"{node.deposed.epoch}; with force it becomes the newest master all the same",
+                "deposed",
             )
         if new is Role.MASTER:
             self._become_master(settings, old, force)
@@ -185,39 +203,51 @@ class Roles:
         if old is not Role.REPLICA:
             self._store(settings)
             node.role = new
+            if force and not node.writable:
+                self._take_mastership_back()
             return
         if not node.has_complete_data and not force:
             raise conflict(
                 f"this node has no complete data yet and cannot become {new}; with force it starts empty",
                 "not_ready",
             )
-        if self.replica is not None:
-            self.replica.stop()
-            self.replica = None
+        client, self.replica = self.replica, None
+        if client is not None and not client.handing_over:
+            client.stop()
         node.has_complete_data = True
         self._database.serves_data = lambda: True
-        node.fence("a promotion is under way")
-        try:
-            node.guard_promotion()
-            self._database.flush()
-            self._store(settings)
-            node.promote(new)
-            self._database.committed()
-            self._database.flush()
-            self._database.history_changed()
-        except BaseException:
-            node.role = old
-            self._follow(force=False)
-            raise
-        finally:
-            node.fence(None)
+        with self._database.writes_held("a promotion is under way"):
+            try:
+                node.guard_promotion()
+                self._database.flush()
+                self._store(settings)
+                node.promote(new)
+                self._database.committed()
+                self._database.flush()
+                self._database.history_changed()
+            except BaseException:
+                node.role = old
+                self._follow(force=False)
+                raise
         log.info("promoted", role=new.value, **node.describe())
         try:
             self._note(follows=False)
         except RequestError as error:  # the next start raises the epoch once more, which does no harm
             log.warning("role_not_noted", reason=str(error))
 
-    def _become_replica(self, settings: Settings, old: Role, force: bool) -> None:
+    def _take_mastership_back(self) -> None:
+        """An operator's word: this master is the newest again, whoever deposed it."""
+        node = self._database.node
+        node.open_mastership(raise_epoch=True)
+        self._database.committed()
+        self._database.flush()
+        self._database.history_changed()
+        self._database.release_writes()
+        log.warning("mastership_taken_back", **node.describe())
+
+    def _become_replica(
+        self, settings: Settings, old: Role, force: bool, master_url: str | None = None
+    ) -> None:
         node = self._database.node
         same_master = settings.replication.master_address == self.settings.replication.master_address
         address = settings.replication.bind_address
@@ -231,22 +261,79 @@ class Roles:
                     self.replica.reset()
                 return
         else:
-            node.fence("this node is about to become a replica")
-            try:
+            with self._database.writes_held("this node is about to become a replica"):
                 self._database.flush()
                 self._note(follows=True)
                 self._store(settings)
-                node.role = Role.REPLICA
+                node.role, node.master_url, node.deposed = Role.REPLICA, master_url, None
                 self._give_up_mastership()
-            finally:
-                node.fence(None)
         if self.replica is not None:
             self.replica.stop()
             self.replica = None
         if old is not Role.REPLICA or not same_address:
             self._stop_listening()
             self._listen_as_replica(address)
-        self._follow(force)
+        self._follow(force, master_url)
+
+    # -- what a master's switchover does here ------------------------------------------------------------
+
+    def settings_following(self, master_address: str) -> Settings:
+        """The settings with which this node follows. RequestError 409 if it cannot."""
+        try:
+            return self._replaced({"role": "replica", "master_address": master_address})
+        except ConfigurationError as error:
+            raise conflict(f"this node cannot follow {master_address}: {error}") from error
+
+    def store_role(self, settings: Settings, *, follows: bool) -> None:
+        """Make durable in which role this node starts next. RequestError 507."""
+        self._note(follows)
+        self._store(settings)
+
+    def follow_successor(self, settings: Settings, master_url: str | None) -> None:
+        """The mastership was handed over: follow it. RequestError 507."""
+        with self.lock:
+            self._become_replica(settings, Role.MASTER, force=False, master_url=master_url)
+            self._database.node.set_limits(node_limits(self.settings))
+
+    # -- what a replica's master orders ------------------------------------------------------------------
+
+    def take_over(self, client: ReplicaClient, switchover: str, offset: int) -> None:
+        """The master hands its mastership to this node, whose link ends with the answer."""
+        node = self._database.node
+        with self.lock:
+            try:
+                if self.replica is client:
+                    self._guard_take_over(offset)
+                    self._change(self._replaced({"role": "master"}), force=False)
+            except (RequestError, ConfigurationError) as error:
+                reason = error.error_type if isinstance(error, RequestError) else "not_configurable"
+                log.warning("switchover_declined", switchover=switchover, reason=str(error))
+                client.settle(messages.Declined(switchover, reason, str(error)[:SENTENCE_MAX]))
+            else:
+                if node.role is Role.MASTER:
+                    client.settle(messages.Promoted(switchover, node.history))
+            client.stop()
+            if self.replica is client:
+                self._follow(force=False)
+
+    def _guard_take_over(self, offset: int) -> None:
+        node = self._database.node
+        if self.master is None:
+            raise conflict("this replica does not listen for replicas of its own", "not_listening")
+        if node.offset != offset:
+            raise conflict(f"this replica is at offset {node.offset}, not at {offset}", "behind")
+
+    def follow_another(self, client: ReplicaClient, master_address: str) -> None:
+        """The master says that the mastership has moved."""
+        with self.lock:
+            if self.replica is not client:
+                return
+            try:
+                self.configure({"role": "replica", "master_address": master_address})
+            except (RequestError, ConfigurationError) as error:
+                log.warning("not_repointed", master_address=master_address, reason=str(error))
+
+    # -- small steps -------------------------------------------------------------------------------------
 
     def _give_up_mastership(self) -> None:
         try:
@@ -288,7 +375,7 @@ class Roles:
     def _above(self) -> Above:
         return Above() if self.replica is None else self.replica.above
 
-    def _follow(self, force: bool) -> None:
+    def _follow(self, force: bool, master_url: str | None = None) -> None:
         self.replica = ReplicaClient(
             self._database,
             self._snapshots,
@@ -296,9 +383,10 @@ class Roles:
             self.rest_address,
             force=force,
             listens_at=NOWHERE if self.master is None else _reachable(self.master.address),
+            orders=self,
         )
         link = self.replica.link
-        self._database.node.master_url = None
+        self._database.node.master_url = master_url
         self.replica.start()
         self._database.serves_data = lambda: link.serves_data
 

@@ -33,6 +33,7 @@ from vectorizer.rest.app import RestApp
 from vectorizer.rest.measured import Measured
 from vectorizer.rest.metrics import MetricsRoutes
 from vectorizer.rest.server import RestServer
+from vectorizer.rest.switchover import SwitchoverRoutes
 from vectorizer.roles import Roles, advertised_address
 from vectorizer.service_notification import notify
 from vectorizer.snapshots import Snapshots
@@ -108,7 +109,10 @@ class Server:
         self.maintenance.start()
         database.flush()  # the mastership of this start is durable before anybody hears of it
         self.roles.start()
-        others = MetricsRoutes(self.metrics.exposition, CONTENT_TYPE).routes()
+        others = [
+            *MetricsRoutes(self.metrics.exposition, CONTENT_TYPE).routes(),
+            *SwitchoverRoutes(self.status).routes(),
+        ]
         application = Measured(RestApp(database, self.status, others), self.metrics.requests)
         self._rest.start(application, self.settings)
         host, port = self.rest_address

@@ -35,6 +35,7 @@ ROOMS_WITH_THE_WORLD = [
     "graphs",
     "snapshots",
     "roles",
+    "switchover",
     "replication_status",
     "loop_delay",
     "service_notification",

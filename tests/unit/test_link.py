@@ -29,14 +29,18 @@ from vectorizer.replication.messages import (
     Ack,
     Chunk,
     Complete,
+    Declined,
     FileEntry,
     Goodbye,
     Heartbeat,
     Hello,
     Message,
     OperationFrame,
+    Promote,
+    Promoted,
     Received,
     Refuse,
+    Repoint,
     Snapshot,
     Welcome,
 )
@@ -665,6 +669,10 @@ EXAMPLES: dict[type, Message] = {
     Heartbeat: Heartbeat(0, 0, 0, 0),
     Ack: Ack(0, 0),
     Goodbye: Goodbye("shutdown"),
+    Promote: Promote("s1", 7),
+    Promoted: Promoted("s1", History()),
+    Declined: Declined("s1", "behind", "no"),
+    Repoint: Repoint("n:7001"),
 }
 
 
@@ -691,8 +699,10 @@ def in_state(state: LinkState) -> ReplicaLink:
         hear(link, welcome_of(node, "full"))
     if state is LinkState.OFFERED:
         link.prepared(False, {}, NOW)
-    if state is LinkState.STREAMING:
+    if state in (LinkState.STREAMING, LinkState.PROMOTING):
         hear(link, welcome_of(node))
+    if state is LinkState.PROMOTING:
+        hear(link, Promote("s1", 7))
     if state is LinkState.CLOSING:
         link.fail(PeerError("offset_gap", ""), NOW)
     if state is LinkState.REFUSED:

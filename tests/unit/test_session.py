@@ -27,14 +27,18 @@ from vectorizer.replication.messages import (
     Ack,
     Chunk,
     Complete,
+    Declined,
     FileEntry,
     Goodbye,
     Heartbeat,
     Hello,
     Message,
     OperationFrame,
+    Promote,
+    Promoted,
     Received,
     Refuse,
+    Repoint,
     Snapshot,
     Welcome,
 )
@@ -521,6 +525,10 @@ EXAMPLES: dict[type, Message] = {
     Heartbeat: Heartbeat(0, 0, 0, 0),
     Ack: Ack(0, 0),
     Goodbye: Goodbye("shutdown"),
+    Promote: Promote("s1", 7),
+    Promoted: Promoted("s1", History()),
+    Declined: Declined("s1", "behind", "no"),
+    Repoint: Repoint("n:7001"),
 }
 
 
@@ -532,8 +540,11 @@ def in_state(state: SessionState) -> MasterSession:
         session = session_of(node)
         tell(session, at(node.history, 4, checksum=1))
         return session
-    if state is SessionState.STREAMING:
-        return streaming(node, 4)
+    if state in (SessionState.STREAMING, SessionState.PROMOTING):
+        session = streaming(node, 4)
+        if state is SessionState.PROMOTING:
+            session.promote("s1", 10)
+        return session
     if state is SessionState.COMPLETING:
         node.durable_only, node.durable_offset = True, 7
         session = sending(node)

@@ -168,7 +168,7 @@ def test_a_replica_shows_its_link(stored: StoredNode) -> None:
     pair.cut()
     link = view(stored, pair=pair).status()["link"]
     assert (link["state"], link["last_error"]["reason"], link["attempts"]) == ("down", "connection_lost", 1)
-    with pytest.raises(RequestError, match="only a master"):
+    with pytest.raises(RequestError, match="only a node that takes replicas"):
         view(stored, pair=pair).replicas()
 
 

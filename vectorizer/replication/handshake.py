@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vectorizer.address import Address
 from vectorizer.errors import PeerError
@@ -107,6 +107,23 @@ def examine(node: Upstream, greeting: Hello) -> Refuse | NeedsChecksum | None:
     return None
 
 
+def overruled(node: Upstream, greeting: Hello) -> Refuse | None:
+    """What a master says to a node that knows of a newer mastership of the same history: it is deposed.
+
+    An operator's `force` says that this master is right all the same.
+    """
+    if greeting.force or greeting.history.epoch <= node.history.epoch:
+        return None
+    if not node.history.shares_entry(greeting.history):
+        return None
+    mine, yours = (
+        place(node.node_id, node.history, node.offset),
+        place(greeting.node_id, greeting.history, greeting.offset),
+    )
+    text = f"the master is deposed by a newer mastership of its history: master {mine}, replica {yours}"
+    return Refuse("stale_master", text, _both(node, greeting))
+
+
 def answer(node: Upstream, greeting: Hello, journal_checksum: int | None) -> Decision | Refuse:
     """The decision. `journal_checksum`: of the frame at the replica's offset, if the journal was asked."""
     held = node.checksum_at(greeting.offset)
@@ -125,8 +142,12 @@ def answer(node: Upstream, greeting: Hello, journal_checksum: int | None) -> Dec
         place(greeting.node_id, greeting.history, greeting.offset),
     )
     text = f"{_SENTENCES.get(decision.reason, decision.reason)}: master {mine}, replica {yours}"
-    details = {
-        "fork_offset": decision.fork_offset,
+    details = {"fork_offset": decision.fork_offset, **_both(node, greeting)}
+    return Refuse(str(decision.reason), text, details)
+
+
+def _both(node: Upstream, greeting: Hello) -> dict[str, Any]:
+    return {
         "master": {
             "replication_id": node.history.replication_id,
             "epoch": node.history.epoch,
@@ -138,7 +159,6 @@ def answer(node: Upstream, greeting: Hello, journal_checksum: int | None) -> Dec
             "offset": greeting.offset,
         },
     }
-    return Refuse(str(decision.reason), text, details)
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,5 +173,30 @@ class AbortSnapshot:
     """The transfer has ended early: drop what was received. Said at most once for each BeginSnapshot."""
 
 
-LinkWork = AdoptHistory | Apply | Prepare | BeginSnapshot | WriteChunk | Install | AbortSnapshot
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """The master hands its mastership to this node, which holds everything up to `offset`; then `settle`."""
+
+    switchover: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class FollowAnother:
+    """The mastership has moved to the node that takes its replicas at this address (host:port)."""
+
+    master_address: str
+
+
+LinkWork = (
+    AdoptHistory
+    | Apply
+    | Prepare
+    | BeginSnapshot
+    | WriteChunk
+    | Install
+    | AbortSnapshot
+    | TakeOver
+    | FollowAnother
+)
 LinkIntention = Send | Report | Close

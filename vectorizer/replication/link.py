@@ -52,11 +52,13 @@ from vectorizer.replication.intentions import (
     Apply,
     BeginSnapshot,
     Close,
+    FollowAnother,
     LinkIntention,
     LinkWork,
     Prepare,
     Report,
     Send,
+    TakeOver,
 )
 from vectorizer.replication.progress import SyncProgress, Totals
 from vectorizer.replication.retry import UNFIT, ApplyFailures, Retry
@@ -245,6 +247,11 @@ class ReplicaLink:
         self._working = False
         self._end(code, message, messages.Goodbye(code, message[:SENTENCE_MAX]), now)
 
+    def settle(self, answer: messages.Promoted | messages.Declined, now: float) -> None:
+        """Outcome of TakeOver, the last word on this link."""
+        self._end_state = LinkState.STOPPED
+        self._end(answer.KIND, f"the hand-over of the mastership was {answer.KIND}", answer, now)
+
     # -- what goes to the master ---------------------------------------------------------------------
 
     def ready(self, now: float, now_ms: int) -> list[LinkIntention]:
@@ -384,6 +391,14 @@ class ReplicaLink:
             self._said = (-1, -1)  # answer at once: the master sees our pulse and the lag it may tell next
             self.retry.succeeded()
 
+    def _promote(self, promote: messages.Promote, now: float, now_ms: int) -> None:
+        """From here on this link is at its end, whatever comes of it: it never connects again."""
+        self.state, self._end_state = LinkState.PROMOTING, LinkState.STOPPED
+        self._work.append(TakeOver(promote.switchover, promote.offset))
+
+    def _repoint(self, repoint: messages.Repoint, now: float, now_ms: int) -> None:
+        self._work.append(FollowAnother(repoint.master_address))
+
     def _goodbye(self, goodbye: messages.Goodbye, now: float, now_ms: int) -> None:
         if goodbye.reason == "operation_too_large":
             self.failures.want_full = goodbye.reason
@@ -422,7 +437,7 @@ class ReplicaLink:
     def _sign_of_life(self, now: float) -> None:
         """An ack or `received`, if there is news or it is time."""
         due = now >= self._said_at + self._interval()  # as in `deadline`, to the last bit
-        if self.state is LinkState.STREAMING:
+        if self.state in (LinkState.STREAMING, LinkState.PROMOTING):
             ack = (self.node.offset, min(self.node.durable_offset, self.node.offset))
             if ack != self._said or due:
                 self._said, self._said_at, self._speak = ack, now, False

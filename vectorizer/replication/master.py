@@ -29,8 +29,8 @@ from gevent.event import Event
 from vectorizer import logs
 from vectorizer.address import Address, parse_address
 from vectorizer.errors import PeerError, VectorizerError
-from vectorizer.node import NodeFailure
-from vectorizer.replication import messages
+from vectorizer.node import Deposed, NodeFailure, Role
+from vectorizer.replication import handshake, messages
 from vectorizer.replication.connection import Connection, Turn
 from vectorizer.replication.handshake import Above
 from vectorizer.replication.intentions import (
@@ -115,6 +115,8 @@ class MasterServer:
         """Host and port of the listener."""
         self._lines: set[ReplicaLine] = set()
         self._acceptor: Greenlet | None = None
+        self.may_depose: Callable[[messages.Hello], bool] = lambda hello: True
+        """Whether a peer is believed that there is a newer mastership."""
         self.turned_away = 0
         """Connections closed at once because there were too many."""
 
@@ -162,6 +164,17 @@ class MasterServer:
             self.acknowledged.clear()
             self.acknowledged.wait(min(left, LOOK_SECS))
         return True
+
+    def overruled(self, hello: messages.Hello) -> messages.Refuse | None:
+        """A master that hears of a newer mastership of its own history stops writing, and says so."""
+        node = self.database.node
+        refusal = None if node.role is not Role.MASTER else handshake.overruled(node, hello)
+        if refusal is not None and self.may_depose(hello) and node.deposed is None:
+            current = hello.history.current
+            assert current is not None
+            node.deposed = Deposed(hello.node_id, current.replication_id, hello.history.epoch)
+            log.error("deposed", by=hello.node_id, message=refusal.message)
+        return refusal
 
     def wake(self) -> None:
         """Operations may be sent, or something changed that sessions look at."""
@@ -231,6 +244,7 @@ class ReplicaLine:
             time.monotonic(),
             rest_address=server.rest_address,
             above=server.above,
+            overruled=server.overruled,
         )
         self._pin: PinnedSnapshot | None = None
         self._files: list[str] = []
@@ -258,6 +272,16 @@ class ReplicaLine:
     def abandon(self) -> None:
         """Close without another word."""
         self.connection.close()
+
+    def promote(self, switchover: str, offset: int) -> None:
+        """Hand the mastership to this replica; the session's ``answer`` tells the outcome."""
+        self.session.promote(switchover, offset)
+        self.wake.set()
+
+    def repoint(self, master_address: str) -> None:
+        """Tell this replica to follow another node."""
+        self.session.repoint(master_address)
+        self.wake.set()
 
     # -- receiver ---------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from vectorizer import codec, frame
 from vectorizer.codec import CodecError
@@ -304,11 +304,60 @@ class Goodbye:
     message: str = field(metadata=_is(_SENTENCE), default="")
 
 
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Master → replica: take the mastership over. You hold everything, up to `offset`; I write no more."""
+
+    KIND: ClassVar[str] = "promote"
+    switchover: str = field(metadata=_is(_NODE_ID))
+    offset: int = field(metadata=_is(_OFFSET))
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """Replica → master, its last word on this link: I am the master now, durably, with this history."""
+
+    KIND: ClassVar[str] = "promoted"
+    switchover: str = field(metadata=_is(_NODE_ID))
+    history: History = field(metadata=_is(_history))
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """Replica → master, its last word on this link: I am not promoted, and shall not be by this link."""
+
+    KIND: ClassVar[str] = "declined"
+    switchover: str = field(metadata=_is(_NODE_ID))
+    reason: str = field(metadata=_is(_CODE))
+    message: str = field(metadata=_is(_SENTENCE))
+
+
+@dataclass(frozen=True, slots=True)
+class Repoint:
+    """Master → replica: the mastership has moved; follow the node that takes its replicas there."""
+
+    KIND: ClassVar[str] = "repoint"
+    master_address: str = field(metadata=_is(_string(255)))
+
+
 Message = (
-    Hello | Welcome | Refuse | Accept | Snapshot | Chunk | Received | Complete | Heartbeat | Ack | Goodbye
+    Hello
+    | Welcome
+    | Refuse
+    | Accept
+    | Snapshot
+    | Chunk
+    | Received
+    | Complete
+    | Heartbeat
+    | Ack
+    | Goodbye
+    | Promote
+    | Promoted
+    | Declined
+    | Repoint
 )
-_MESSAGES = (Hello, Welcome, Refuse, Accept, Snapshot, Chunk, Received, Complete, Heartbeat, Ack, Goodbye)
-KINDS: Mapping[str, type[Message]] = {kind.KIND: kind for kind in _MESSAGES}
+KINDS: Mapping[str, type[Message]] = {kind.KIND: kind for kind in get_args(Message)}
 
 
 @dataclass(frozen=True, slots=True)

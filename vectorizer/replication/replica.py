@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import gevent
 from gevent.event import Event
@@ -34,11 +34,13 @@ from vectorizer.replication.intentions import (
     Apply,
     BeginSnapshot,
     Close,
+    FollowAnother,
     Install,
     LinkWork,
     Prepare,
     Report,
     Send,
+    TakeOver,
     WriteChunk,
 )
 from vectorizer.replication.link import NOWHERE, ReplicaLink
@@ -60,6 +62,16 @@ UNWRITTEN_BYTES_MAX = 8 << 20
 log = logs.get(__name__)
 
 
+class Orders(Protocol):
+    """Who changes this node's role when its master says so; both end the link."""
+
+    def take_over(self, client: ReplicaClient, switchover: str, offset: int) -> None:
+        """Become the master; ``settle`` tells the outcome."""
+
+    def follow_another(self, client: ReplicaClient, master_address: str) -> None:
+        """Follow the new master."""
+
+
 class ReplicaClient:
     """Follows the master at ``master_address`` (host:port). ``force``: its history may be foreign, once."""
 
@@ -72,10 +84,12 @@ class ReplicaClient:
         *,
         force: bool = False,
         listens_at: Address = NOWHERE,
+        orders: Orders | None = None,
     ) -> None:
         self.master_address = master_address
         self._database = database
         self._snapshots = snapshots
+        self._orders = orders
         self.link = ReplicaLink(
             database.node,
             lambda: database.settings,
@@ -100,6 +114,11 @@ class ReplicaClient:
     def stopped_for_good(self) -> bool:
         """Whether it tries no more until an operator acts."""
         return self.link.state in FINAL
+
+    @property
+    def handing_over(self) -> bool:
+        """Whether the master has handed its mastership to this node and waits for the answer."""
+        return self.link.state is LinkState.PROMOTING
 
     @property
     def above(self) -> Above:
@@ -129,6 +148,11 @@ class ReplicaClient:
         greenlet.kill()
         self._database.unsubscribe(self._wake.set)
         self._do_work()
+
+    def settle(self, answer: messages.Promoted | messages.Declined) -> None:
+        """Tell the master what became of the mastership that it handed over; the link ends."""
+        self.link.settle(answer, time.monotonic())
+        self._wake.set()
 
     def reset(self) -> None:
         """An operator has acted: try again at once."""
@@ -167,6 +191,7 @@ class ReplicaClient:
                 self._connection.close()
                 self._connection = None
             link.disconnected(reason, message, time.monotonic())
+            self._snapshots.forget_offer()
             self._do_work()
             self._tell_outcome()
 
@@ -297,6 +322,17 @@ class ReplicaClient:
                 self._install()
             case AbortSnapshot():
                 self._abort()
+            case TakeOver() | FollowAnother():
+                gevent.spawn(self._obey, item).link_exception(self._died)
+
+    def _obey(self, order: TakeOver | FollowAnother) -> None:
+        """Not in the link's own greenlet, which ends meanwhile."""
+        if self._orders is None:  # nobody here changes roles: the master gets no answer
+            log.warning("order_ignored", order=type(order).__name__)
+        elif isinstance(order, TakeOver):
+            self._orders.take_over(self, order.switchover, order.offset)
+        else:
+            self._orders.follow_another(self, order.master_address)
 
     def _adopt_history(self, history: History) -> None:
         node = self._database.node

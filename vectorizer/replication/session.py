@@ -71,6 +71,11 @@ HELLOS_MAX = 3
 SENTENCE_MAX = 1000
 
 
+def _never_overruled(hello: messages.Hello) -> messages.Refuse | None:
+    """Of a node that is no master: no hello deposes it."""
+    return None
+
+
 @dataclass(slots=True)
 class MasterSession:
     """One replica's conversation. `table`, shared by all sessions of a master, gets this replica's row."""
@@ -87,6 +92,9 @@ class MasterSession:
     progress: Progress | None = None  # from the welcome on; also this replica's row in the table
     hello: messages.Hello | None = None  # the last one that came
     close_reason: str = ""
+    switchover: str = ""  # id of the one that was handed to this replica
+    answer: messages.Promoted | messages.Declined | None = None  # to that
+    overruled: Callable[[messages.Hello], messages.Refuse | None] = _never_overruled
     _hellos: int = 0
     _heard_at: float = 0.0
     _beat_at: float = 0.0
@@ -169,6 +177,18 @@ class MasterSession:
         """Something does not let this link go on: say so to the replica, then close."""
         self.close(error.code, str(error), now)
 
+    def promote(self, switchover: str, offset: int) -> None:
+        """Hand the mastership to this replica, which has everything; the outcome will be in `answer`."""
+        assert self.state is SessionState.STREAMING, self.state
+        self.switchover = switchover
+        self.state = SessionState.PROMOTING
+        self._send(messages.Promote(switchover, offset))
+
+    def repoint(self, master_address: str) -> None:
+        """Tell a streaming replica to follow another node; it leaves then."""
+        if self.state is SessionState.STREAMING:
+            self._send(messages.Repoint(master_address))
+
     def close(self, reason: str, message: str, now: float) -> None:
         """End this link politely. What was not handed over yet is not sent any more."""
         if self.state in (SessionState.HELLO, SessionState.CHECKING):
@@ -230,7 +250,7 @@ class MasterSession:
         if self._hellos > HELLOS_MAX or (self.hello and self.hello.node_id != hello.node_id):
             raise PeerError("illegal_message", f"hello number {self._hellos} of {hello.node_id} on one link")
         self.hello = hello
-        before = handshake.examine(self.node, hello)
+        before = self.overruled(hello) or handshake.examine(self.node, hello)
         if isinstance(before, messages.Refuse):
             self._refuse(before, now)
         elif isinstance(before, NeedsChecksum):
@@ -273,6 +293,12 @@ class MasterSession:
             text = f"ack of {ack.applied} applied, {ack.durable} durable when {progress.sent_offset} was sent"
             raise PeerError("illegal_message", text)
         progress.acknowledge(ack.applied, ack.durable)
+
+    def _settled(self, answer: messages.Promoted | messages.Declined, now: float, now_ms: int) -> None:
+        if answer.switchover != self.switchover:
+            raise PeerError("illegal_message", f"{answer.KIND} in answer to another switchover")
+        self.answer = answer
+        self._end(answer.KIND, f"the replica says {answer.KIND}", None, now)
 
     def _goodbye(self, goodbye: messages.Goodbye, now: float, now_ms: int) -> None:
         self._end(goodbye.reason, goodbye.message, None, now)

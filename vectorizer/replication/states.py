@@ -15,12 +15,16 @@ from vectorizer.replication.messages import (
     Ack,
     Chunk,
     Complete,
+    Declined,
     Goodbye,
     Heartbeat,
     Hello,
     OperationFrame,
+    Promote,
+    Promoted,
     Received,
     Refuse,
+    Repoint,
     Snapshot,
     Welcome,
 )
@@ -37,6 +41,7 @@ class SessionState(StrEnum):
     COMPLETING = "completing"
     INSTALLING = "installing"
     STREAMING = "streaming"
+    PROMOTING = "promoting"
     CLOSING = "closing"
     CLOSED = "closed"
 
@@ -52,6 +57,7 @@ class LinkState(StrEnum):
     RECEIVING = "receiving"
     INSTALLING = "installing"
     STREAMING = "streaming"
+    PROMOTING = "promoting"
     CLOSING = "closing"
     REFUSED = "refused"
     FAILED = "failed"
@@ -66,6 +72,7 @@ CONNECTED = frozenset(
         LinkState.RECEIVING,
         LinkState.INSTALLING,
         LinkState.STREAMING,
+        LinkState.PROMOTING,
     }
 )
 FULL_SYNC = frozenset({LinkState.PREPARING, LinkState.OFFERED, LinkState.RECEIVING, LinkState.INSTALLING})
@@ -84,7 +91,10 @@ SESSION_LEGAL: Mapping[SessionState, Table] = {
     SessionState.COMPLETING: {Received: "_received", **_END},
     SessionState.INSTALLING: {Received: "_received", Ack: "_installed", **_END},
     SessionState.STREAMING: {Ack: "_ack", **_END},
-    SessionState.CLOSING: dict.fromkeys((Hello, Accept, Received, Ack, Goodbye, Refuse), "_alive"),
+    SessionState.PROMOTING: {Ack: "_ack", Promoted: "_settled", Declined: "_settled", **_END},
+    SessionState.CLOSING: dict.fromkeys(
+        (Hello, Accept, Received, Ack, Promoted, Declined, Goodbye, Refuse), "_alive"
+    ),
     SessionState.CLOSED: {},
 }
 """Hello in OFFERED is a second one: the replica went back to an older state of its own."""
@@ -97,9 +107,19 @@ LINK_LEGAL: Mapping[LinkState, Table] = {
     LinkState.OFFERED: {Snapshot: "_snapshot", **_BEAT},
     LinkState.RECEIVING: {Chunk: "_chunk", Complete: "_complete", **_BEAT},
     LinkState.INSTALLING: _BEAT,
-    LinkState.STREAMING: {OperationFrame: "_operation", **_BEAT},
+    LinkState.STREAMING: {
+        OperationFrame: "_operation",
+        Promote: "_promote",
+        Repoint: "_repoint",
+        **_BEAT,
+    },
+    LinkState.PROMOTING: _BEAT,
     LinkState.CLOSING: dict.fromkeys(
-        (Welcome, Snapshot, Chunk, Complete, OperationFrame, Heartbeat, Goodbye, Refuse), "_ignored"
+        (
+            *(Welcome, Snapshot, Chunk, Complete, OperationFrame, Promote, Repoint),
+            *(Heartbeat, Goodbye, Refuse),
+        ),
+        "_ignored",
     ),
     LinkState.REFUSED: {},
     LinkState.FAILED: {},

@@ -121,6 +121,7 @@ class RestApp:
 
     def _guard_writable(self, environ: Mapping[str, Any]) -> None:
         node = self._database.node
+        self._database.wait_writable()
         try:
             node.guard_writable()
         except RequestError as error:
