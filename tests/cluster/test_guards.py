@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from tests.cluster.harness import Cluster, vector_of, wait_until
+from tests.cluster.harness import Answer, Cluster, Node, same_digest, vector_of, wait_until
 
 WRITES = [
     ("POST", "/collections", {"name": "new", "dimension": 4}),
@@ -83,3 +85,56 @@ def test_a_replica_without_complete_data_says_so_on_data_routes(cluster: Cluster
     assert replica.request("GET", "/health").status == 200
     link.heal()
     wait_until(lambda: replica.request("GET", "/collections/alpha").status == 200, "the first sync is done")
+
+
+def put_one(master: Node, vector_id: str, query: str = "") -> Answer:
+    row = {"id": vector_id, "vector": vector_of(1)}
+    return master.request("POST", f"/collections/alpha/vectors{query}", {"vectors": [row]})
+
+
+def test_too_few_replicas_refuse_writes_serve_reads_and_let_replicas_apply(cluster: Cluster) -> None:
+    needed = {"min_replicas_to_write": 1, "min_replicas_max_lag_secs": 2}
+    cluster.start(replicas=1, collections=(), proxied=True)
+    cluster.master.post("/collections", {"name": "alpha", "dimension": 8})
+    cluster.master.configure(**needed)
+    [replica], [link] = cluster.replicas, cluster.links
+    assert put_one(cluster.master, "before").status == 200
+    link.refuse()
+    refused = wait_until(lambda: (answer := put_one(cluster.master, "x")).status == 503 and answer, "refused")
+    assert refused.body["error_type"] == "not_enough_replicas"
+    assert refused.body["details"] == {"replicas": 0, "min_replicas_to_write": 1}
+    assert cluster.master.get("/collections/alpha/vectors/before")["id"] == "before"
+    link.heal()
+    wait_until(lambda: put_one(cluster.master, "after").status == 200, "writes are taken again")
+    cluster.wait_connected()
+    same_digest(cluster.master, replica)
+
+
+def test_a_write_may_wait_for_replicas_and_is_told_how_many_have_it(cluster: Cluster) -> None:
+    cluster.start(replicas=2, proxied=True)
+    answer = put_one(cluster.master, "both", "?wait=2&timeout_ms=5000")
+    assert (answer.status, answer.body["replicas_durable"]) == (200, 2)
+    for replica in cluster.replicas:
+        assert replica.status()["durable_offset"] >= answer.body["offset"]
+    cluster.links[0].swallow("down")
+    began = time.monotonic()
+    answer = put_one(cluster.master, "one", "?wait=2&timeout_ms=500")
+    assert (answer.status, answer.body["replicas_durable"]) == (200, 1)
+    assert 0.4 < time.monotonic() - began < 3
+    cluster.links[0].heal()
+
+
+def test_a_read_on_a_replica_may_ask_for_an_offset(cluster: Cluster) -> None:
+    cluster.start(replicas=1, proxied=True)
+    [replica], [link] = cluster.replicas, cluster.links
+    link.delay_secs = 0.2
+    offset = put_one(cluster.master, "fresh").body["offset"]
+    path = f"/collections/alpha/vectors/fresh?min_offset={offset}"
+    assert replica.request("GET", f"{path}&timeout_ms=5000").status == 200
+    link.heal()
+    link.swallow("down")
+    offset = put_one(cluster.master, "later").body["offset"]
+    answer = replica.request("GET", f"/collections/alpha/vectors/later?min_offset={offset}&timeout_ms=200")
+    assert answer.status == 412
+    link.heal()
+    cluster.wait_connected()
