@@ -140,6 +140,23 @@ def syncing() -> RequestError:
     return not_ready("this replica is receiving its first full sync and has no complete data yet", "syncing")
 
 
+def unauthorized(*, given: bool) -> RequestError:
+    """401: no API key, or (``given``) one that does not count."""
+    why = "this API key is not known here" if given else "this needs an API key"
+    challenge = 'Bearer realm="vectorizer"' + (', error="invalid_token"' if given else "")
+    return RequestError(
+        401,
+        "unauthorized",
+        f"{why}: send one as X-API-Key or Authorization: Bearer",
+        headers={"WWW-Authenticate": challenge},
+    )
+
+
+def forbidden(message: str, **details: Any) -> RequestError:
+    """403: the API key is known, but its role does not allow this."""
+    return RequestError(403, "forbidden", message, details)
+
+
 def insufficient_storage(message: str, **details: Any) -> RequestError:
     """507: no room on disk; nothing was changed."""
     return RequestError(507, "insufficient_storage", message, details)

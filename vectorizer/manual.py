@@ -85,6 +85,8 @@ def yaml_value(row: Setting, value: Value) -> str:
             return str(value)
         case float():
             return f"{value:.15g}"
+        case str() if row.kind == "secret" and value:
+            return '"(not shown)"'
         case str():
             return value if row.kind == "choice" else json.dumps(value, ensure_ascii=False)
 

@@ -313,6 +313,33 @@ class Replication:
 
 
 @dataclass(frozen=True, slots=True)
+class Security:
+    """Who may reach this node. See docs/SECURITY.md."""
+
+    require_auth: bool = setting(
+        False,
+        "true: every request needs an API key, and this node listens beyond its own machine only if it has "
+        "keys (REST) and a secret (replication). false: keys count as soon as there are any.",
+    )
+    keys_file: str = setting(
+        "",
+        "API keys, as `vectorizer keys` writes them. Empty = the file keys in storage.data_dir.",
+        kind="file",
+    )
+    replication_secret: str = setting(
+        "",
+        "What the nodes of a cluster share, to prove to each other that they belong to it. It is never "
+        "sent. A file is better: it is not seen in the environment, and may change while the server runs.",
+        kind="secret",
+    )
+    replication_secret_file: str = setting(
+        "",
+        "A file that holds that secret, looked at again at each new link; blanks around it do not count.",
+        kind="file",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Logging:
     """One line an event, to stderr."""
 
@@ -334,6 +361,7 @@ SECTIONS: Mapping[str, type[Any]] = MappingProxyType(
         "index": Index,
         "limits": Limits,
         "replication": Replication,
+        "security": Security,
         "logging": Logging,
     }
 )

@@ -29,12 +29,14 @@ from vectorizer.metrics.journal_syncs import MeasuredDisk
 from vectorizer.node import Node, NodeFailure, Role
 from vectorizer.replication.history import History
 from vectorizer.replication_status import ReplicationStatus
+from vectorizer.rest.access import Access
 from vectorizer.rest.app import RestApp
 from vectorizer.rest.measured import Measured
 from vectorizer.rest.metrics import MetricsRoutes
 from vectorizer.rest.server import RestServer
 from vectorizer.rest.switchover import SwitchoverRoutes
 from vectorizer.roles import Roles, advertised_address
+from vectorizer.security import Security
 from vectorizer.service_notification import notify
 from vectorizer.snapshots import Snapshots
 from vectorizer.storage.data_directory import DataDirectory
@@ -63,6 +65,8 @@ class Server:
             self._lock = lock_data(disk, directory.root)
             recovered, settings = open_data_with_settings(directory, settings)
             self.settings = settings
+            self.security = Security(settings)
+            self.security.guard_rest(settings.server.host)
             node = Node(
                 recovered,
                 Role(settings.replication.role),
@@ -113,7 +117,8 @@ class Server:
             *MetricsRoutes(self.metrics.exposition, CONTENT_TYPE).routes(),
             *SwitchoverRoutes(self.status).routes(),
         ]
-        application = Measured(RestApp(database, self.status, others), self.metrics.requests)
+        rest = RestApp(database, self.status, others, Access(self.security.keys))
+        application = Measured(rest, self.metrics.requests)
         self._rest.start(application, self.settings)
         host, port = self.rest_address
         log.info(

@@ -15,7 +15,7 @@ from vectorizer.address import parse_address, parse_host
 from vectorizer.errors import ConfigurationError
 
 Value = bool | int | float | str
-Kind = Literal["truth", "whole", "number", "choice", "host", "address", "peer", "path"]
+Kind = Literal["truth", "whole", "number", "choice", "host", "address", "peer", "path", "file", "secret"]
 
 _SECS = "_secs"
 _WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
@@ -25,6 +25,8 @@ _TRUTHS: Mapping[str, bool] = {
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
 _SHOWN_CHARACTERS_MAX = 60
+SECRET_BYTES_MIN = 16
+SECRET_BYTES_MAX = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +34,9 @@ class Setting:
     """A row of the table.
 
     ``kind`` decides what is accepted: ``address`` is host:port, whose port may be 0 (chosen by the system);
-    ``peer`` is an address to connect to; both may be empty. ``minimum`` and ``maximum`` belong to numbers and
-    are inclusive. ``help`` is the consequence of the value, in whole sentences.
+    ``peer`` is an address to connect to; both may be empty. A ``secret`` is never shown. ``minimum`` and
+    ``maximum`` belong to numbers and are inclusive. ``help`` is the consequence of the value, in whole
+    sentences.
     """
 
     section: str
@@ -87,6 +90,10 @@ class Setting:
                 return "host:port, such as 192.168.1.10:7001, node-1:7001 or [::1]:7001"
             case "path":
                 return "the path of a directory"
+            case "file":
+                return "the path of a file, or nothing"
+            case "secret":
+                return f"text of {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} bytes, or nothing"
 
     def parsed(self, text: str, where: str) -> Value:
         """Return the value that ``text`` (of an environment variable or flag) stands for, checked."""
@@ -118,7 +125,11 @@ class Setting:
                 return value
             case "host" | "address" | "peer" if isinstance(value, str):
                 return self._checked_host(value, where)
-            case "address" | "peer" if value is None:
+            case "file" if isinstance(value, str) and "\0" not in value:
+                return value
+            case "secret" if isinstance(value, str) and _is_secret(value):
+                return value
+            case "address" | "peer" | "file" | "secret" if value is None:
                 return ""
         raise self.refusal(value, where)
 
@@ -129,6 +140,8 @@ class Setting:
             if self.kind in ("truth", "whole", "number")
             else shown(value).removeprefix("the text ")
         )
+        if self.kind == "secret":  # it is not repeated where others read it
+            what = "what was given"
         message = f"{self.name} cannot be {what}" + (f": {why}" if why else "")
         return ConfigurationError(message, key=self.name, source=where, accepted=self.accepted)
 
@@ -167,13 +180,17 @@ def setting(
         kind = "choice" if choices else _kind_of(default)
     row: dict[str, Any] = {"kind": kind, "default": default, "help": help, "flag": flag}
     row |= {"minimum": minimum, "maximum": maximum, "choices": choices}
-    return dataclasses.field(default=default, metadata=row)
+    return dataclasses.field(default=default, metadata=row, repr=kind != "secret")
 
 
 def settings_of(section: str, table: type[Any]) -> tuple[Setting, ...]:
     """Return the rows of ``table``, the dataclass of ``section``."""
     fields = dataclasses.fields(table)
     return tuple(Setting(section=section, key=field.name, **field.metadata) for field in fields)
+
+
+def _is_secret(value: str) -> bool:
+    return not value or SECRET_BYTES_MIN <= len(value.encode("utf-8", "replace")) <= SECRET_BYTES_MAX
 
 
 def shown(value: object) -> str:

@@ -21,6 +21,7 @@ from vectorizer.sections import (
     Limits,
     Logging,
     Replication,
+    Security,
     Server,
     Storage,
 )
@@ -85,6 +86,7 @@ class Settings:
     index: Index = field(default_factory=Index)
     limits: Limits = field(default_factory=Limits)
     replication: Replication = field(default_factory=Replication)
+    security: Security = field(default_factory=Security)
     logging: Logging = field(default_factory=Logging)
     said: Mapping[Source, Mapping[str, Said]] = field(default_factory=dict)
     chosen: Mapping[str, tuple[Source, Said]] = field(default_factory=dict)
@@ -268,6 +270,9 @@ def _check_together(settings: Settings) -> None:
             source=settings.where(ROLE),
             accepted=BY_NAME[needed].accepted,
         )
+    if settings.security.replication_secret and settings.security.replication_secret_file:
+        first, second = "security.replication_secret", "security.replication_secret_file"
+        raise said_twice("the replication secret", settings.where(first), settings.where(second))
     for smaller, larger in _AT_MOST:
         low, high = settings.value(smaller), settings.value(larger)
         if low > high:  # type: ignore[operator]  # both are numbers

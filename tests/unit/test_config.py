@@ -235,7 +235,7 @@ class TestEnvironment:
             "replication.bind_address": "a:1",
             "replication.master_address": "a:1",
             "server.advertise_address": "a:1",
-        }.get(row.name, str(row.default))
+        }.get(row.name, str(row.default) or "a text of some length")
         settings = load("", **{variable: text})
         assert settings.source(row.name) is Source.ENVIRONMENT
         assert settings.where(row.name) == f"environment variable {variable}"

@@ -36,6 +36,8 @@ ROOMS_WITH_THE_WORLD = [
     "snapshots",
     "roles",
     "switchover",
+    "security",
+    "keys_command",
     "replication_status",
     "loop_delay",
     "service_notification",

@@ -16,6 +16,7 @@ import bottle  # type: ignore[import-untyped]
 from vectorizer import codec, logs
 from vectorizer.database import Database
 from vectorizer.errors import RequestError
+from vectorizer.rest.access import Access, needed
 from vectorizer.rest.bodies import BSON, JSON, BodyLimits, encode_json
 from vectorizer.rest.budget import Budget
 from vectorizer.rest.collections import CollectionRoutes
@@ -39,9 +40,14 @@ class RestApp:
     """The WSGI application of one node."""
 
     def __init__(
-        self, database: Database, control: ReplicationControl, others: Sequence[Route] = ()
+        self,
+        database: Database,
+        control: ReplicationControl,
+        others: Sequence[Route] = (),
+        access: Access | None = None,
     ) -> None:
         self._database = database
+        self._access = access
         limits = database.settings.limits
         bodies = BodyLimits(
             limits.json_body_bytes_max,
@@ -80,10 +86,14 @@ class RestApp:
         return self._bottle(environ, start_response)
 
     def _callback(self, route: Route) -> Callable[..., bottle.HTTPResponse]:
+        level = needed(route)
+
         def call(**parts: str) -> bottle.HTTPResponse:
             # Read before anything can switch greenlets; the routes get it in their request.
             environ = bottle.request.environ
             try:
+                if self._access is not None:
+                    self._access.check(level, environ)
                 return self._respond(route, environ, parts)
             except RequestError as error:
                 return error_response(error)

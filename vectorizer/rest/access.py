@@ -1,0 +1,93 @@
+"""Who may do what: each route needs a level, and a request shows a key that has it.
+
+A key comes as ``X-API-Key: KEY`` or ``Authorization: Bearer KEY``. It is looked at before anything else of
+the request: without it nothing is parsed, waited for or told, but that a path exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vectorizer import logs
+from vectorizer.errors import forbidden, unauthorized
+from vectorizer.keys import Level
+from vectorizer.rest.exchange import Route
+from vectorizer.security import Keys
+
+OPEN = frozenset(
+    {
+        "/health",
+        "/primary",
+        "/replica",
+        "/readiness",
+        "/liveness",
+        "/dashboard",
+        "/docs",
+        "/openapi.json",
+    }
+)
+"""Paths that tell what everybody may know: whether the node lives, and pages that ask for a key."""
+_BEARER = "bearer "
+
+log = logs.get(__name__)
+
+
+def needed(route: Route) -> Level | None:
+    """The level that a route needs; None = it is open. What neither reads nor writes data is the admin's."""
+    if route.method == "GET" and route.path in OPEN:
+        return None
+    if route.writes:
+        return Level.WRITE
+    if route.reads or route.method == "GET":
+        return Level.READ
+    return Level.ADMIN
+
+
+class Access:
+    """The guard before all routes of one node."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._refused = 0
+
+    def check(self, level: Level | None, environ: Mapping[str, Any]) -> None:
+        """RequestError 401 or 403 if the request may not have what it wants."""
+        if level is None or not self._keys.enforced:
+            return
+        token = _token(environ)
+        key = None if token is None else self._keys.find(token)
+        if key is not None and key.level >= level:
+            return
+        if key is not None:
+            self._note(environ, key.name)
+            raise forbidden(
+                f"the key {key.name!r} has the role {key.role}, and this needs {level.word}",
+                role=key.role,
+                needed=level.word,
+            )
+        self._note(environ, None)
+        raise unauthorized(given=token is not None)
+
+    def _note(self, environ: Mapping[str, Any], name: str | None) -> None:
+        """One line for the 1st, 2nd, 4th, 8th ... refusal, so that nobody fills the log by asking."""
+        self._refused += 1
+        if not self._refused & (self._refused - 1):
+            log.warning(
+                "request_refused",
+                client=environ.get("REMOTE_ADDR"),
+                method=environ["REQUEST_METHOD"][:16],
+                path=environ["PATH_INFO"][:256],
+                key=name,
+                refused_so_far=self._refused,
+            )
+
+
+def _token(environ: Mapping[str, Any]) -> str | None:
+    token: str | None = environ.get("HTTP_X_API_KEY")
+    if token is not None:
+        return token
+    authorization: str = environ.get("HTTP_AUTHORIZATION", "")
+    if authorization[: len(_BEARER)].lower() == _BEARER:
+        return authorization[len(_BEARER) :].strip()
+    return None
