@@ -6,7 +6,7 @@ between two others is both. Counters begin anew when a node changes its role.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.metrics_core import Metric
 
@@ -125,7 +125,6 @@ def totals_families(totals: Mapping[str, Totals]) -> Iterator[Metric]:
 
 def master_families(node: Node, table: ReplicaTable, turned_away: int, now: float) -> Iterator[Metric]:
     """A node that others follow."""
-    rows = shown_rows(table)
     newest = node.offset
     if node.role is Role.MASTER:  # not on a replica that has replicas of its own
         yield gauge(_R + "master_offset", "Newest operation of the master, on the master itself.", newest)
@@ -136,6 +135,12 @@ def master_families(node: Node, table: ReplicaTable, turned_away: int, now: floa
         "Connections of replicas closed at once because there were too many.",
         turned_away,
     )
+    yield from row_families(node, shown_rows(table), now)
+
+
+def row_families(node: Node, rows: Sequence[Progress], now: float) -> Iterator[Metric]:
+    """Each of its replicas, by node id."""
+    newest = node.offset
     yield gauges(
         _R + "replica_info",
         "Always 1; where a replica is.",
