@@ -179,6 +179,25 @@ def test_a_foreign_history_is_followed_only_by_force(cluster: Cluster) -> None:
     cluster.converged()
 
 
+def test_a_planned_change_of_master_loses_nothing_and_everybody_follows(cluster: Cluster) -> None:
+    master, (first, second) = cluster.master, cluster.replicas
+    planned = run("switchover", "--dry-run", url(master))
+    assert planned.returncode == 0, planned.stderr
+    assert planned.stdout.count("0 operations behind") == 2
+    assert [node.role for node in cluster.nodes] == ["master", "replica", "replica"]
+    moved = run("switchover", "--yes", "--to", url(second), url(master))
+    assert moved.returncode == 0, moved.stdout + moved.stderr
+    assert [node.role for node in cluster.nodes] == ["replica", "replica", "master"]
+    assert (master.syncs().full, first.syncs().full) == (0, 0)
+    promoted(cluster, second)
+    cluster.replicas.append(master)
+    cluster.write(10, seed=5)
+    cluster.converged()
+    refused = run("switchover", "--yes", url(master))
+    assert refused.returncode == 1
+    assert "is no master" in refused.stderr
+
+
 def test_follow_by_a_dry_run_or_twice_changes_nothing(cluster: Cluster) -> None:
     replica = cluster.replicas[0]
     before = replica.status()["counters"]
