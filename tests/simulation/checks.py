@@ -155,6 +155,8 @@ class Checks:
     def opened(self, node: Node, *, promotion: bool) -> None:
         """A node has opened a mastership."""
         self.openings[node.replication_id] = node.history
+        if promotion and any(entry.epoch >= node.epoch for entry in node.history.entries[:-1]):
+            self.violated(f"a promotion did not raise the epoch: {node.history.to_document()}")
         if promotion:
             self.counts["promotions"] += 1
             self.promoted.add(node.replication_id)
@@ -166,9 +168,22 @@ class Checks:
         if wrong is not None:
             machine = self.by_node.get(id(node))
             self.violated(f"{'?' if machine is None else machine.name}: {wrong}")
+        self._sent_too_soon(node, entry.offset)
         if node.offset != entry.offset:
             self.violated(f"offset {node.offset} after operation {entry.offset}")
         self.counts[f"applied {entry.operation.kind}"] += 1
+
+    def _sent_too_soon(self, node: Node, offset: int) -> None:
+        """Whether a replica got what its master could still lose."""
+        replication_id = key_of(node.history, offset)[0]
+        for machine in self.machines if self.durable else ():
+            writer = machine.node
+            if writer is None or writer is node or writer.replication_id != replication_id:
+                continue
+            if writer.role == "master" and writer.durable_offset < offset:
+                self.violated(
+                    f"{machine.name} sent operation {offset}, durable is only {writer.durable_offset}"
+                )
 
     # -- after each event --------------------------------------------------------------------------
 
@@ -220,6 +235,17 @@ class Checks:
             self.violated(f"{machine.name} gave up {old} for the foreign {new} without being forced")
             return
         fork = self.truth.fork_of(old, new)
+        newest = seen.history.entry_at(seen.offset)
+        follows = None if machine.server is None else machine.server.roles.replica
+        if fork < seen.offset and newest is not None and follows is not None:
+            theirs = follows.link.master.history
+            if key_of(theirs, node.offset) != new:
+                self.violated(f"{machine.name} gave up {old} for {new}, which is not its master's either")
+            known = {entry.replication_id for entry in theirs.entries}
+            if newest.replication_id not in known and newest.epoch >= theirs.epoch:
+                self.violated(
+                    f"{machine.name} gave up {old} of epoch {newest.epoch} for epoch {theirs.epoch}"
+                )
         if fork < seen.offset and not self._saved(machine, fork, seen.offset):
             self.violated(
                 f"{machine.name} gave up {fork + 1}..{seen.offset} for {new}, nothing was saved aside"
@@ -227,6 +253,7 @@ class Checks:
 
     def _saved(self, machine: Machine, fork: int, offset: int) -> bool:
         from vectorizer import codec, frame
+        from vectorizer.errors import PeerError
 
         folder = f"{machine.root}/diverged"
         if not machine.disk.exists(folder):
@@ -234,7 +261,10 @@ class Checks:
         for name in machine.disk.list(folder):
             content = machine.disk.read(f"{folder}/{name}")
             size = 4 + int.from_bytes(content[:4], "big")
-            header: dict[str, Any] = codec.decode(frame.body_of(content[:size]))
+            try:
+                header: dict[str, Any] = codec.decode(frame.body_of(content[:size]))
+            except PeerError:
+                continue  # a crash cut it while it was written
             if header["fork_offset"] <= fork and header["offset"] == offset:
                 return True
         return False

@@ -170,21 +170,24 @@ class Socket:
         pipe.writable.set()
         return data
 
-    def sendall(self, data: bytes | memoryview) -> None:
+    def send(self, data: bytes | memoryview) -> int:
         pipe = self.outgoing
         assert pipe is not None
-        rest = bytes(data)
-        while rest:
+        while True:
             self._guard()
             if pipe.ended:
                 raise _error(pipe.error or errno.EPIPE)
-            room = pipe.room
-            if room > 0:
-                pipe.send(rest[:room])
-                rest = rest[room:]
-                continue
+            count = min(pipe.room, len(data))
+            if count > 0:
+                pipe.send(bytes(data[:count]))
+                return count
             pipe.writable.clear()
             pipe.writable.wait()
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.send(rest) :]
 
     def shutdown(self, how: int) -> None:
         if self.closed or self.outgoing is None:

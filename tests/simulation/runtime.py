@@ -103,12 +103,18 @@ def load() -> types.ModuleType:
 def _replace(server: Any) -> None:
     from tests.simulation.machine import disk_of_current_process
     from vectorizer.replication import master
+    from vectorizer.storage import disk
 
-    server.RealDisk = disk_of_current_process
+    server.MeasuredDisk = lambda syncs: disk_of_current_process()
+    disk.RealDisk.__init__ = _no_real_disk  # type: ignore[method-assign,assignment]
     server.LoopDelay = _QuietDelay
     server.new_id = lambda: virtual_gevent.kernel().new_id()
     # A set of lines is walked in the order of hashes; those of addresses differ from run to run.
     master.ReplicaLine.__hash__ = _number_of  # type: ignore[method-assign,assignment]
+
+
+def _no_real_disk(*about: object) -> None:
+    raise AssertionError("a simulated node reaches for the real disk")
 
 
 def _number_of(thing: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -196,7 +197,10 @@ def run_seed(seed: int, tell: Callable[[str], None] | None = None) -> Outcome:
     world = World(seed, tell)
     watch_nodes()
     world.note("!", f"seed {seed}: {world.sizes}")
-    Simulation(world).run()
+    try:
+        Simulation(world).run()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told with its seed
+        world.checks.violated(f"{error!r}: {''.join(traceback.format_exception(error))[-1500:]}")
     return Outcome(
         seed,
         world.violations[:3],
