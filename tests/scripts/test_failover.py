@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,12 +63,47 @@ def test_status_shows_roles_offsets_and_links(cluster: Cluster) -> None:
     assert "does not answer" in told.stdout
 
 
-def test_nothing_happens_while_the_old_master_lives(cluster: Cluster) -> None:
-    for words in (("failover", "--yes", *urls(cluster)), ("promote", "--yes", urls(cluster)[0])):
-        refused = run(*words)
-        assert refused.returncode == 1
-        assert "still has its link to the master" in refused.stderr
+def test_nothing_is_promoted_while_the_old_master_lives(cluster: Cluster) -> None:
+    refused = run("promote", "--yes", urls(cluster)[0])
+    assert refused.returncode == 1
+    assert "still has its link to the master" in refused.stderr
+    planned = run("failover", "--dry-run", *urls(cluster))
+    assert planned.returncode == 0, planned.stderr
+    assert "is alive: it hands over" in planned.stdout
     assert [node.role for node in cluster.nodes] == ["master", "replica", "replica"]
+
+
+def test_a_living_master_hands_over_instead(cluster: Cluster) -> None:
+    master, (first, second) = cluster.master, cluster.replicas
+    moved = run("failover", "--yes", "--promote", url(second), *urls(cluster))
+    assert moved.returncode == 0, moved.stdout + moved.stderr
+    assert [node.role for node in cluster.nodes] == ["replica", "replica", "master"]
+    promoted(cluster, second)
+    cluster.replicas.append(master)
+    cluster.write(10, seed=5)
+    cluster.converged()
+    assert (master.syncs().full, first.syncs().full) == (0, 0)
+
+
+def test_an_old_master_that_comes_back_joins(cluster: Cluster) -> None:
+    lost = lose_master(cluster)
+    words = ("failover", "--yes", "--old-master", url(lost))
+    done = run(*words, *urls(cluster))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"scripts/follow {url(lost)}" in done.stdout
+    [new] = [node for node in cluster.replicas if node.role == "master"]
+    both = urls(cluster)
+    promoted(cluster, new)
+    back = threading.Timer(1.0, lost.start)
+    back.start()
+    joined = run(*words, "--wait", "30", *both)
+    back.join()
+    assert joined.returncode == 0, joined.stdout + joined.stderr
+    assert "The old master is back" in joined.stdout
+    cluster.replicas.append(lost)
+    cluster.write(10, seed=6)
+    cluster.converged()
+    assert lost.syncs().full == 0
 
 
 def test_an_old_master_that_only_lost_its_links_is_noticed(tmp_path: Path) -> None:
