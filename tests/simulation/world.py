@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MACHINE_COUNT = 4
 TRACE_LINES = 400
 KIB = 1024
+EXPECTED_ERRORS = ("failed", "deposed")
+"""What an operator has to act on although nothing is wrong with the program; the first is told otherwise."""
 
 
 class World:
@@ -106,7 +108,7 @@ class World:
             return
         if event == "replica_joined":
             self.checks.joined(machine, fields)
-        if record.levelno >= logging.ERROR and event != "failed":
+        if record.levelno >= logging.ERROR and event not in EXPECTED_ERRORS:
             self._trouble(machine, f"logged {event}: {_brief(fields)}")
 
     def _built(self, machine: Machine) -> None:
