@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from vectorizer import __version__, config, keys_command, logs, manual
+from vectorizer import __version__, config, keys_command, logs, manual, openapi_command
 from vectorizer.errors import ConfigurationError
 from vectorizer.sections import TABLE
 from vectorizer.settings import Settings
 
 USAGE_ERROR = 2
-_COMMANDS = ("serve", "config", "check", "keys")
+_COMMANDS = ("serve", "config", "check", "keys", "openapi")
 _DESCRIPTION = "A vector database that replicates from one master to any number of replicas."
 _EPILOG = """\
 commands:
@@ -27,6 +27,7 @@ commands:
   config document FORMAT     print the manual of all settings, as yaml or markdown
   check DATA_DIR ...         verify data directories of stopped servers, and say what is found
   keys add|list|revoke       API keys of a server, which may be running
+  openapi                    print the description of the REST interface (OpenAPI 3.1)
 
 Without any configuration it serves as standalone on 127.0.0.1:15002, with its data in ./data. A value is
 taken from a flag, else from what POST /replication/configure stored, else from the environment
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check_data)
 
     keys_command.add_parser(commands)
+    openapi_command.add_parser(commands)
     return parser
 
 

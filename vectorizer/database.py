@@ -125,8 +125,10 @@ class Database:
         self._wake()
 
     def close(self) -> None:
-        """Write and sync what is buffered, then stop. A node that has failed writes nothing more."""
-        if self.node.failure is None:
+        """Write and sync what is buffered, then stop. Nothing is written if the node has failed or was never
+        started.
+        """
+        if self._greenlets and self.node.failure is None:
             with contextlib.suppress(NodeFailure):  # ``failed`` tells
                 self.flush()
         self._closing = True

@@ -1,7 +1,8 @@
 """How safe a write must be, and how fresh a read: what clients may ask for beyond the defaults.
 
 Nothing here polls. Whoever waits for replicas is woken by their acknowledgements, whoever waits for an offset
-by the operations that are applied. A wait that is too long changes only the answer: the write stays committed.
+by the operations that are applied. A wait that is too long changes only the answer: the write stays
+committed.
 """
 
 from __future__ import annotations
@@ -81,9 +82,8 @@ class Guarantees:
         database = self._database
         deadline = time.monotonic() + timeout_ms / 1000
         while True:
-            if replication_id is not None:
-                self._guard_branch(offset, replication_id)
-            if database.node.offset >= offset and self._knows(replication_id):
+            stands = replication_id is None or self._stands(offset, replication_id)
+            if stands and database.node.offset >= offset:
                 return
             left = deadline - time.monotonic()
             if left <= 0:
@@ -109,25 +109,23 @@ class Guarantees:
             error.details.update(lag_ms=lag_ms, max_lag_ms=max_lag_ms)
             raise error
 
-    def _knows(self, replication_id: str | None) -> bool:
-        history = self._database.node.history
-        return replication_id is None or any(
-            entry.replication_id == replication_id for entry in history.entries
-        )
+    def _stands(self, offset: int, replication_id: str) -> bool:
+        """Whether the mastership of a write stands at its offset; False if this node cannot know that yet.
 
-    def _guard_branch(self, offset: int, replication_id: str) -> None:
-        """Whether the mastership of a write still stands at its offset, as far as this node can know."""
+        RequestError 412 ``lost_branch`` if it does not.
+        """
         history = self._database.node.history
         for index, entry in enumerate(history.entries):
             if entry.replication_id == replication_id:
                 following = history.entries[index + 1 : index + 2]
                 if following and following[0].start_offset < offset:
                     raise _lost(offset, replication_id, following[0].start_offset)
-                return
+                return True
         if history.entries and offset <= history.entries[0].start_offset:
-            return  # so long ago that the history has forgotten the mastership
+            return True  # so long ago that the history has forgotten the mastership
         if self._knows_all_masterships():
             raise _lost(offset, replication_id, None)
+        return False
 
     def _knows_all_masterships(self) -> bool:
         """A master decides what the history is; a replica on a living link has been told all of it."""

@@ -86,11 +86,19 @@ class Server:
             self.metrics = NodeMetrics(
                 self.database, self.roles, self.maintenance, self.snapshots, self._loop_delay, journal_syncs
             )
+            self.application = self._application()
         except BaseException:
             self._rest.close()
             if self._lock is not None:
                 self._lock.release()
             raise
+
+    def _application(self) -> RestApp:
+        others = [
+            *MetricsRoutes(self.metrics.exposition, CONTENT_TYPE).routes(),
+            *SwitchoverRoutes(self.status).routes(),
+        ]
+        return RestApp(self.database, self.status, others, Access(self.security.keys))
 
     @property
     def rest_address(self) -> tuple[str, int]:
@@ -102,8 +110,7 @@ class Server:
         try:
             self._start()
         except BaseException:
-            self._rest.close()
-            self._close()
+            self.discard()
             raise
 
     def _start(self) -> None:
@@ -113,13 +120,7 @@ class Server:
         self.maintenance.start()
         database.flush()  # the mastership of this start is durable before anybody hears of it
         self.roles.start()
-        others = [
-            *MetricsRoutes(self.metrics.exposition, CONTENT_TYPE).routes(),
-            *SwitchoverRoutes(self.status).routes(),
-        ]
-        rest = RestApp(database, self.status, others, Access(self.security.keys))
-        application = Measured(rest, self.metrics.requests)
-        self._rest.start(application, self.settings)
+        self._rest.start(Measured(self.application, self.metrics.requests), self.settings)
         host, port = self.rest_address
         log.info(
             "started",
@@ -130,6 +131,11 @@ class Server:
             collections=len(database.node.store.collections),
             **database.node.describe(),
         )
+
+    def discard(self) -> None:
+        """Give back what a server holds that was never started."""
+        self._rest.close()
+        self._close()
 
     def stop(self) -> None:
         """End everything in order; what was acknowledged is on disk. NodeFailure if the journal failed."""

@@ -155,6 +155,14 @@ def test_an_offset_that_does_not_come(cluster: Cluster) -> None:
     assert answer["details"] == {"offset": 1, "min_offset": 100}
 
 
+def test_a_mastership_that_the_history_has_forgotten_stands(cluster: Cluster) -> None:
+    master = cluster.master()
+    master.create()
+    path = f"/collections/things?replication_id={NOWHERE}&timeout_ms=0&min_offset="
+    assert master.request("GET", path + "0")[0] == 200, "the history starts after offset 0"
+    assert master.request("GET", path + "1")[1]["error_type"] == "lost_branch"
+
+
 def test_a_write_of_a_lost_branch_is_told_at_once(cluster: Cluster) -> None:
     old, new = cluster.master("old"), None
     old.create()

@@ -20,6 +20,7 @@ from vectorizer.rest.access import Access, needed
 from vectorizer.rest.bodies import BSON, JSON, BodyLimits, encode_json
 from vectorizer.rest.budget import Budget
 from vectorizer.rest.collections import CollectionRoutes
+from vectorizer.rest.documents import DocumentRoutes
 from vectorizer.rest.exchange import BSON_FACTOR, JSON_FACTOR, Bounds, Request, Route
 from vectorizer.rest.guarantees import GuaranteeRoutes
 from vectorizer.rest.health import HealthRoutes
@@ -67,6 +68,8 @@ class RestApp:
             *ProbeRoutes(database).routes(),
             *others,
         ]
+        self.documents = DocumentRoutes(self.routes, limits)
+        self.routes += self.documents.routes()
         self._bottle = bottle.Bottle()
         self._bottle.catchall = False
         self._bottle.default_error_handler = _unknown_path

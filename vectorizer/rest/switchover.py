@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from vectorizer.rest.exchange import Answer, Request, Route
 from vectorizer.rest.schema import Field, Integer, Table, Text
+from vectorizer.rest.shapes import BOOLEAN, COUNT, STRING, or_null, record
 
 NAME_BYTES_MAX = 300
 TIMEOUT_MS_MAX = 3_600_000
@@ -25,6 +26,19 @@ SWITCHOVER = Table(
         ),
     },
 )
+_ADDRESS = or_null(STRING)
+HANDED_OVER = record(
+    {
+        "success": BOOLEAN,
+        "switchover": STRING,
+        "offset": COUNT,
+        "held_ms": COUNT,
+        "master": record({"node_id": STRING, "rest_address": _ADDRESS, "replication_address": _ADDRESS}),
+        "repointed": COUNT,
+        "message": STRING,
+    }
+)
+ABORTED = record({"success": BOOLEAN, "switchover": STRING, "message": STRING})
 
 
 class SwitchoverControl(Protocol):
@@ -52,12 +66,17 @@ class SwitchoverRoutes:
                 self.run,
                 "Hand the mastership to a replica, without losing a write.",
                 bodies=[SWITCHOVER],
+                body_optional=True,
+                answers={200: HANDED_OVER},
+                errors=[409, 503, 507],
             ),
             Route(
                 "POST",
                 "/replication/switchover/abort",
                 self.abort,
                 "End a switchover whose promotion was not sent yet.",
+                answers={200: ABORTED},
+                errors=[409],
             ),
         ]
 
