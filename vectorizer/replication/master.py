@@ -173,7 +173,7 @@ class MasterServer:
             current = hello.history.current
             assert current is not None
             node.deposed = Deposed(hello.node_id, current.replication_id, hello.history.epoch)
-            log.error("deposed", by=hello.node_id, message=refusal.message)
+            log.warning("deposed", by=hello.node_id, message=refusal.message)
         return refusal
 
     def wake(self) -> None:
