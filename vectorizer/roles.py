@@ -34,6 +34,7 @@ from vectorizer.replication.handshake import Above
 from vectorizer.replication.link import NOWHERE, SENTENCE_MAX
 from vectorizer.replication.master import MasterServer, bind
 from vectorizer.replication.replica import ReplicaClient
+from vectorizer.security import Security
 from vectorizer.snapshots import Snapshots
 from vectorizer.switchover import Switchover
 
@@ -44,8 +45,14 @@ class Roles:
     """Owner of the listener for replicas and of the link to a master."""
 
     def __init__(
-        self, database: Database, maintenance: Maintenance, snapshots: Snapshots, rest_address: str
+        self,
+        database: Database,
+        maintenance: Maintenance,
+        snapshots: Snapshots,
+        rest_address: str,
+        security: Security | None = None,
     ) -> None:
+        self._security = security
         self._database = database
         self._maintenance = maintenance
         self._snapshots = snapshots
@@ -69,6 +76,7 @@ class Roles:
         The mastership of this start is durable already. RequestError 507 if the role cannot be noted on disk.
         """
         replication = self.settings.replication
+        self._guard_listening(self.settings)
         self._note(replication.role == Role.REPLICA)
         if replication.role == Role.MASTER:
             try:
@@ -145,6 +153,7 @@ class Roles:
                 f"{node.deposed.epoch}; with force it becomes the newest master all the same",
                 "deposed",
             )
+        self._guard_listening(settings)
         if new is Role.MASTER:
             self._become_master(settings, old, force)
         elif new is Role.REPLICA:
@@ -351,8 +360,18 @@ class Roles:
         with _stored_or_refused():
             self._database.run_work(self._database.directory.set_follows, follows)
 
+    def _guard_listening(self, settings: Settings) -> None:
+        """ConfigurationError if replicas must not be let in at the address of these settings."""
+        replication = settings.replication
+        if self._security is None or replication.role == Role.STANDALONE or not replication.bind_address:
+            return
+        if self.master is None or replication.bind_address != self.settings.replication.bind_address:
+            self._security.guard_replication(replication.bind_address)
+
     def _listen(self, listener: socket.socket) -> None:
-        self.master = MasterServer(self._database, self._snapshots, listener, self.rest_address, self._above)
+        self.master = MasterServer(
+            self._database, self._snapshots, listener, self.rest_address, self._above, self._security
+        )
         self.master.start()
         log.info("replication_listening", address=self.master.address)
 
@@ -384,6 +403,7 @@ class Roles:
             force=force,
             listens_at=NOWHERE if self.master is None else _reachable(self.master.address),
             orders=self,
+            security=self._security,
         )
         link = self.replica.link
         self._database.node.master_url = master_url

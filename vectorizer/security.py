@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 import stat
 import time
 
@@ -17,6 +18,8 @@ from vectorizer import logs
 from vectorizer.address import parse_address
 from vectorizer.errors import ConfigurationError
 from vectorizer.keys import Key, KeyRing
+from vectorizer.replication.authentication import Credentials
+from vectorizer.replication.messages import NONCE_BYTES
 from vectorizer.setting import SECRET_BYTES_MAX, SECRET_BYTES_MIN
 from vectorizer.settings import Settings
 from vectorizer.watched_file import WatchedFile
@@ -149,6 +152,10 @@ class Security:
         self._required = settings.security.require_auth
         self.keys = Keys(keys_path(settings), self._required)
         self.secret = Secret(settings)
+
+    def credentials(self) -> Credentials:
+        """What this node brings to a new replication link."""
+        return Credentials(self.secret(), secrets.token_bytes(NONCE_BYTES))
 
     def guard_rest(self, host: str) -> None:
         """Before the REST interface listens there. ConfigurationError if it must not."""

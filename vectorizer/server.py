@@ -78,7 +78,11 @@ class Server:
             self.maintenance = Maintenance(self.database)
             self.snapshots = Snapshots(self.database, self.maintenance)
             self.roles = Roles(
-                self.database, self.maintenance, self.snapshots, advertised_address(settings, self._rest.port)
+                self.database,
+                self.maintenance,
+                self.snapshots,
+                advertised_address(settings, self._rest.port),
+                self.security,
             )
             self.status = ReplicationStatus(
                 self.database, self.roles, self.snapshots, self.maintenance, self._loop_delay

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.pair import START_MS, Pair, TwinNode, head, settings_of
 from vectorizer.errors import PeerError
+from vectorizer.replication.authentication import NOTHING, Credentials
 from vectorizer.replication.history import History, HistoryEntry
 from vectorizer.replication.intentions import (
     AbortSnapshot,
@@ -27,17 +28,20 @@ from vectorizer.replication.messages import (
     KINDS,
     Accept,
     Ack,
+    Challenge,
     Chunk,
     Complete,
     Declined,
     FileEntry,
     Goodbye,
+    Greet,
     Heartbeat,
     Hello,
     Message,
     OperationFrame,
     Promote,
     Promoted,
+    Proof,
     Received,
     Refuse,
     Repoint,
@@ -658,6 +662,9 @@ def test_which_data_is_served() -> None:
 
 
 EXAMPLES: dict[type, Message] = {
+    Greet: Greet(1, "x", b"n" * 32),
+    Challenge: Challenge("m", b"m" * 32),
+    Proof: Proof(bytes(32)),
     Hello: Hello(1, "x", ("x",), History(), 0, None, False, 1 << 20, "", 0),
     Welcome: welcome_of(master(0)),
     Refuse: Refuse("cycle", "no"),
@@ -693,8 +700,11 @@ def in_state(state: LinkState) -> ReplicaLink:
     link.connecting(NOW)
     if state is LinkState.CONNECTING:
         return link
-    link.connected(NOW)
+    proves = state in (LinkState.GREETING, LinkState.PROVING)
+    link.connected(NOW, Credentials(b"s" * 16, b"r" * 32) if proves else NOTHING)
     said(link)
+    if state is LinkState.PROVING:
+        hear(link, EXAMPLES[Challenge])
     if state in (LinkState.PREPARING, LinkState.OFFERED):
         hear(link, welcome_of(node, "full"))
     if state is LinkState.OFFERED:

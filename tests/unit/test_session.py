@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.pair import START_MS, Pair, TwinNode, head, settings_of
 from vectorizer.errors import PeerError
+from vectorizer.replication.authentication import Credentials
 from vectorizer.replication.history import History
 from vectorizer.replication.intentions import (
     CaptureSnapshot,
@@ -25,17 +26,20 @@ from vectorizer.replication.messages import (
     KINDS,
     Accept,
     Ack,
+    Challenge,
     Chunk,
     Complete,
     Declined,
     FileEntry,
     Goodbye,
+    Greet,
     Heartbeat,
     Hello,
     Message,
     OperationFrame,
     Promote,
     Promoted,
+    Proof,
     Received,
     Refuse,
     Repoint,
@@ -514,6 +518,9 @@ def test_what_an_old_link_still_says_does_not_touch_the_new_row() -> None:
 # -- the table is the machine ------------------------------------------------------------------------
 
 EXAMPLES: dict[type, Message] = {
+    Greet: Greet(1, "x", b"n" * 32),
+    Challenge: Challenge("m", b"m" * 32),
+    Proof: Proof(bytes(32)),
     Hello: hello_of(TwinNode("r")),
     Welcome: Welcome(1, "x", ("x",), History(), 0, 0, "full", "diverged", 0, 1, 0, 1.0, 1 << 20, ""),
     Refuse: Refuse("cycle", "no"),
@@ -555,6 +562,12 @@ def in_state(state: SessionState) -> MasterSession:
     if state in (SessionState.SENDING, SessionState.INSTALLING):
         return sending(node) if state is SessionState.SENDING else installing(node)
     session = session_of(node)
+    if state in (SessionState.GREETING, SessionState.PROVING):
+        session.credentials = Credentials(b"s" * 16, b"m" * 32)
+        session.__post_init__()
+        if state is SessionState.PROVING:
+            tell(session, EXAMPLES[Greet])
+        return session
     if state is not SessionState.HELLO:
         tell(session, at(History(), 0))
     if state is SessionState.CAPTURING:

@@ -23,7 +23,8 @@ One link lives as long as the replica follows that master, over many connections
       |                        -snapshot-> RECEIVING -complete-> INSTALLING
       +-- CLOSING (if it is we who end it) <- every loss; to REFUSED or FAILED instead of DOWN
 
-PREPARING saves what has diverged and tries to go back to an own state at or before the fork; if there is one,
+With a secret GREETING -challenge-> PROVING -proof-> stands before HANDSHAKE. PREPARING saves what has
+diverged and tries to go back to an own state at or before the fork; if there is one,
 hello is said again and the rest comes as operations. REFUSED comes again after `reconnect_interval_secs`,
 DOWN at once and then with growing pauses, FAILED only after `reset`: three operations (or three times the
 same) failed to apply here with nothing applied beyond them in between. After a first such failure the next
@@ -44,7 +45,8 @@ from typing import TYPE_CHECKING, Any
 
 from vectorizer.address import Address
 from vectorizer.errors import PeerError
-from vectorizer.replication import handshake, messages
+from vectorizer.replication import authentication, handshake, messages
+from vectorizer.replication.authentication import NOTHING, Credentials, Exchange
 from vectorizer.replication.handshake import Downstream
 from vectorizer.replication.intentions import (
     AbortSnapshot,
@@ -62,7 +64,7 @@ from vectorizer.replication.intentions import (
 )
 from vectorizer.replication.progress import SyncProgress, Totals
 from vectorizer.replication.retry import UNFIT, ApplyFailures, Retry
-from vectorizer.replication.states import CONNECTED, FINAL, FULL_SYNC, LINK_LEGAL, LinkState
+from vectorizer.replication.states import CONNECTED, FINAL, FULL_SYNC, LINK_LEGAL, UNANSWERED, LinkState
 from vectorizer.replication.transfer import Receipt
 from vectorizer.replication.upstream import MasterFacts
 
@@ -71,7 +73,14 @@ if TYPE_CHECKING:
 
 SENTENCE_MAX = 1000
 NOWHERE = Address("", 0)
-_REFUSALS = ("foreign_history", "cycle", "stale_master", "bad_welcome", "protocol_mismatch")
+_REFUSALS = (
+    "foreign_history",
+    "cycle",
+    "stale_master",
+    "bad_welcome",
+    "protocol_mismatch",
+    authentication.CODE,
+)
 
 
 @dataclass(slots=True)
@@ -104,6 +113,7 @@ class ReplicaLink:
     _work: list[LinkWork] = field(default_factory=list)
     _working: bool = False  # Prepare or Install under way
     _rewound: bool = False  # on this connection
+    _exchange: Exchange = field(init=False)  # on this connection
     _next_offset: int = 0
     _receipt: Receipt | None = None  # of the snapshot that is coming
     _end_state: LinkState = LinkState.DOWN
@@ -118,14 +128,19 @@ class ReplicaLink:
         self.state = LinkState.CONNECTING
         self.retry.begun()
 
-    def connected(self, now: float) -> None:
-        """The connection stands: say hello."""
+    def connected(self, now: float, credentials: Credentials = NOTHING) -> None:
+        """The connection stands: say hello; with a secret, once both sides have proved that they hold it."""
         self._heard_at = self._said_at = now
         self._outbox.clear()
         self._work.clear()
         self._working = self._rewound = self._speak = False
         self._end_state = LinkState.DOWN
-        self._say_hello()
+        self._exchange = Exchange(credentials, self.node.node_id)
+        if credentials.secret:
+            self._send(self._exchange.greet())
+            self.state = LinkState.GREETING
+        else:
+            self._say_hello()
 
     def disconnected(self, reason: str, message: str, now: float) -> None:
         """The connection is gone or did not come about. A reason that was already given (`Close`) stays."""
@@ -156,7 +171,7 @@ class ReplicaLink:
 
     def heard(self, now: float) -> None:
         """Some bytes came, perhaps not a whole message yet: a sign of life, no late welcome."""
-        if self.state is not LinkState.HANDSHAKE:
+        if self.state not in UNANSWERED:
             self._heard_at = now
 
     def sent(self, size: int) -> None:
@@ -258,7 +273,7 @@ class ReplicaLink:
         """What to do now, in order; nothing = wait for news or for `deadline`."""
         if self.state in CONNECTED:
             if now >= self.silent_at():
-                what = "handshake_timeout" if self.state is LinkState.HANDSHAKE else "master_timeout"
+                what = "handshake_timeout" if self.state in UNANSWERED else "master_timeout"
                 text = (
                     f"nothing was heard from the master for {now - self._heard_at:.1f} s while {self.state}"
                 )
@@ -272,7 +287,7 @@ class ReplicaLink:
 
     def deadline(self) -> float:
         """When `ready` is due at the latest while connected (monotonic seconds)."""
-        if self.state is LinkState.HANDSHAKE:  # nothing is said until the master has answered
+        if self.state in UNANSWERED:  # nothing is said until the master has answered
             return self.silent_at()
         return min(self.silent_at(), self._said_at + self._interval())
 
@@ -281,7 +296,7 @@ class ReplicaLink:
         replication = self.settings().replication
         if self._working:
             return float("inf")
-        if self.state is LinkState.HANDSHAKE:
+        if self.state in UNANSWERED:
             return self._heard_at + replication.handshake_timeout_secs
         return self._heard_at + replication.replica_timeout_secs
 
@@ -318,7 +333,16 @@ class ReplicaLink:
 
     # -- messages, by LINK_LEGAL ---------------------------------------------------------------------
 
+    def _challenge(self, challenge: messages.Challenge, now: float, now_ms: int) -> None:
+        self._send(self._exchange.challenged(challenge))
+        self.state = LinkState.PROVING
+
+    def _proof(self, given: messages.Proof, now: float, now_ms: int) -> None:
+        self._exchange.check_master(given)
+        self._say_hello()
+
     def _welcome(self, welcome: messages.Welcome, now: float, now_ms: int) -> None:
+        self._exchange.check_welcome(welcome)
         handshake.check_welcome(self.node, welcome, self.force)
         self.sync_reason = welcome.reason
         self.master.welcomed(welcome, now, now_ms)
@@ -400,7 +424,7 @@ class ReplicaLink:
         self._work.append(FollowAnother(repoint.master_address))
 
     def _goodbye(self, goodbye: messages.Goodbye, now: float, now_ms: int) -> None:
-        if goodbye.reason == "operation_too_large":
+        if goodbye.reason == "operation_too_large" and self.state is LinkState.STREAMING:
             self.failures.want_full = goodbye.reason
         self._end(goodbye.reason, goodbye.message or "the master closed the link", None, now)
 
@@ -442,7 +466,7 @@ class ReplicaLink:
             if ack != self._said or due:
                 self._said, self._said_at, self._speak = ack, now, False
                 self._send(messages.Ack(*ack))
-        elif self.state is not LinkState.HANDSHAKE and (self._speak or due):
+        elif self.state not in UNANSWERED and (self._speak or due):
             self._said_at, self._speak = now, False
             self._send(messages.Received(self.sync.bytes_received if self.sync else 0))
 

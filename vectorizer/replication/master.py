@@ -31,6 +31,7 @@ from vectorizer.address import Address, parse_address
 from vectorizer.errors import PeerError, VectorizerError
 from vectorizer.node import Deposed, NodeFailure, Role
 from vectorizer.replication import handshake, messages
+from vectorizer.replication.authentication import NOTHING
 from vectorizer.replication.connection import Connection, Turn
 from vectorizer.replication.handshake import Above
 from vectorizer.replication.intentions import (
@@ -47,11 +48,12 @@ from vectorizer.replication.intentions import (
 )
 from vectorizer.replication.progress import Progress, ReplicaTable
 from vectorizer.replication.session import MasterSession
-from vectorizer.replication.states import SessionState
+from vectorizer.replication.states import STRANGER, SessionState
 
 if TYPE_CHECKING:
     Greenlet = gevent.Greenlet[..., None]
     from vectorizer.database import Database
+    from vectorizer.security import Security
     from vectorizer.snapshots import PinnedSnapshot, Snapshots
 
 BACKLOG = 128
@@ -101,7 +103,9 @@ class MasterServer:
         listener: socket.socket,
         rest_address: str,
         above: Callable[[], Above] = Above,
+        security: Security | None = None,
     ) -> None:
+        self.security = security
         self.table = ReplicaTable()
         self.database = database
         self.snapshots = snapshots
@@ -244,6 +248,7 @@ class ReplicaLine:
             time.monotonic(),
             rest_address=server.rest_address,
             above=server.above,
+            credentials=NOTHING if server.security is None else server.security.credentials(),
             overruled=server.overruled,
         )
         self._pin: PinnedSnapshot | None = None
@@ -266,7 +271,7 @@ class ReplicaLine:
 
     def renew(self) -> None:
         """Say goodbye, so that the replica says hello anew; unless it has not yet."""
-        if self.session.state is not SessionState.HELLO:
+        if self.session.state not in STRANGER:
             self.close("history_changed", "the history or the data of this node has changed: come again")
 
     def abandon(self) -> None:

@@ -41,6 +41,7 @@ PROTOCOL = 1
 HELLO_BYTES_MAX = 1 << 20  # a hello with a history of 1,000 entries takes a tenth of it
 OFFSET_MAX = 2**63 - 1
 PATH_MAX = 64
+NONCE_BYTES = PROOF_BYTES = 32
 FILES_MAX = 1_000_000
 FRAME_BYTES_MIN = 64 << 10
 
@@ -122,6 +123,16 @@ def _binary(value: Any) -> bytes:
     return value
 
 
+def _bytes(count: int) -> Check:
+    def check(value: Any) -> bytes:
+        data = _binary(value)
+        if len(data) != count:
+            raise _Unfit(f"must have {count} bytes, not {len(data)}")
+        return data
+
+    return check
+
+
 def _history(value: Any) -> History:
     if isinstance(value, list) and len(value) > ENTRIES_MAX:
         raise _Unfit(f"must have at most {ENTRIES_MAX} entries, not {len(value)}")
@@ -160,6 +171,33 @@ _SENTENCE = _string(1000)
 def _is(check: Check) -> Mapping[str, Check]:
     """Metadata of a field: what it may hold."""
     return {"check": check}
+
+
+@dataclass(frozen=True, slots=True)
+class Greet:
+    """Replica → master, before hello where there is a secret: who I am, let us prove to each other."""
+
+    KIND: ClassVar[str] = "greet"
+    protocol: int = field(metadata=_is(_integer(1, 65535)))
+    node_id: str = field(metadata=_is(_NODE_ID))
+    nonce: bytes = field(metadata=_is(_bytes(NONCE_BYTES)))
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Master → replica: who I am; prove first."""
+
+    KIND: ClassVar[str] = "challenge"
+    node_id: str = field(metadata=_is(_NODE_ID))
+    nonce: bytes = field(metadata=_is(_bytes(NONCE_BYTES)))
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Replica → master, then master → replica: I hold the secret (see authentication.py)."""
+
+    KIND: ClassVar[str] = "proof"
+    mac: bytes = field(metadata=_is(_bytes(PROOF_BYTES)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +379,10 @@ class Repoint:
 
 
 Message = (
-    Hello
+    Greet
+    | Challenge
+    | Proof
+    | Hello
     | Welcome
     | Refuse
     | Accept

@@ -26,6 +26,7 @@ from vectorizer.address import Address, parse_address
 from vectorizer.errors import ApplyError, DamageError, PeerError, RequestError, VectorizerError
 from vectorizer.node import NodeFailure
 from vectorizer.replication import messages
+from vectorizer.replication.authentication import NOTHING
 from vectorizer.replication.connection import Connection, Turn
 from vectorizer.replication.handshake import Above
 from vectorizer.replication.intentions import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     Greenlet = gevent.Greenlet[..., None]
     from vectorizer.database import Database
     from vectorizer.replication.history import History
+    from vectorizer.security import Security
     from vectorizer.snapshots import Snapshots
     from vectorizer.storage.snapshot import SnapshotReceiver
 
@@ -84,11 +86,13 @@ class ReplicaClient:
         *,
         force: bool = False,
         listens_at: Address = NOWHERE,
+        security: Security | None = None,
         orders: Orders | None = None,
     ) -> None:
         self.master_address = master_address
         self._database = database
         self._snapshots = snapshots
+        self._security = security
         self._orders = orders
         self.link = ReplicaLink(
             database.node,
@@ -219,7 +223,8 @@ class ReplicaClient:
 
     def _converse(self, connection: Connection) -> None:
         """Until the connection ends: PeerError, or the link has closed."""
-        self.link.connected(time.monotonic())
+        credentials = NOTHING if self._security is None else self._security.credentials()
+        self.link.connected(time.monotonic(), credentials)
         self._wake.set()
         sender = gevent.spawn(self._send_all, connection)
         sender.link_exception(self._died)

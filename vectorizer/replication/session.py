@@ -14,6 +14,8 @@ House rules
 
 Theory
 ------
+    with a secret first: GREETING -greet-> PROVING -proof-> HELLO
+
     HELLO -hello-> (CHECKING) -+- partial: welcome ---------------------------> STREAMING
                                +- full: welcome -> OFFERED -accept-> CAPTURING      ^
                                |        -> SENDING -> COMPLETING -> INSTALLING -ack-+
@@ -44,7 +46,8 @@ from typing import TYPE_CHECKING, Any
 from vectorizer import frame
 from vectorizer.address import Address
 from vectorizer.errors import PeerError
-from vectorizer.replication import handshake, messages
+from vectorizer.replication import authentication, handshake, messages
+from vectorizer.replication.authentication import NOTHING, Credentials, Exchange
 from vectorizer.replication.handshake import Above, NeedsChecksum, Upstream
 from vectorizer.replication.intentions import (
     CaptureSnapshot,
@@ -58,7 +61,7 @@ from vectorizer.replication.intentions import (
     SessionIntention,
 )
 from vectorizer.replication.progress import Phase, Progress, ReplicaTable, SyncProgress
-from vectorizer.replication.states import SESSION_LEGAL, SessionState
+from vectorizer.replication.states import SESSION_LEGAL, STRANGER, SessionState
 from vectorizer.replication.sync import Decision, SyncKind
 from vectorizer.replication.transfer import Transfer
 
@@ -88,6 +91,7 @@ class MasterSession:
     opened_at: float
     rest_address: str = ""
     above: Callable[[], Above] = Above  # of this node; a master has nobody above it
+    credentials: Credentials = NOTHING  # for this connection; with a secret nobody is let in without it
     state: SessionState = SessionState.HELLO
     progress: Progress | None = None  # from the welcome on; also this replica's row in the table
     hello: messages.Hello | None = None  # the last one that came
@@ -95,6 +99,7 @@ class MasterSession:
     switchover: str = ""  # id of the one that was handed to this replica
     answer: messages.Promoted | messages.Declined | None = None  # to that
     overruled: Callable[[messages.Hello], messages.Refuse | None] = _never_overruled
+    _exchange: Exchange = field(init=False)
     _hellos: int = 0
     _heard_at: float = 0.0
     _beat_at: float = 0.0
@@ -107,6 +112,9 @@ class MasterSession:
 
     def __post_init__(self) -> None:
         self._heard_at = self.opened_at
+        self._exchange = Exchange(self.credentials, self.node.node_id)
+        if self.credentials.secret:
+            self.state = SessionState.GREETING
 
     # -- what happens to the session -----------------------------------------------------------------
 
@@ -175,7 +183,10 @@ class MasterSession:
 
     def fail(self, error: PeerError, now: float) -> None:
         """Something does not let this link go on: say so to the replica, then close."""
-        self.close(error.code, str(error), now)
+        if error.code == authentication.CODE:
+            self._refuse(messages.Refuse(error.code, str(error)[:SENTENCE_MAX]), now)
+        else:
+            self.close(error.code, str(error), now)
 
     def promote(self, switchover: str, offset: int) -> None:
         """Hand the mastership to this replica, which has everything; the outcome will be in `answer`."""
@@ -191,7 +202,7 @@ class MasterSession:
 
     def close(self, reason: str, message: str, now: float) -> None:
         """End this link politely. What was not handed over yet is not sent any more."""
-        if self.state in (SessionState.HELLO, SessionState.CHECKING):
+        if self.state in STRANGER or self.state is SessionState.CHECKING:
             self.table.totals.refusals[reason] += 1
             self._end(reason, message, messages.Refuse(reason, message[:SENTENCE_MAX]), now)
         elif self.state not in (SessionState.CLOSING, SessionState.CLOSED):
@@ -221,7 +232,7 @@ class MasterSession:
     def expire(self, now: float) -> None:
         """Close if the replica has been silent for too long."""
         if now >= self.silent_at():
-            reason = "handshake_timeout" if self.state is SessionState.HELLO else "replica_timeout"
+            reason = "handshake_timeout" if self.state in STRANGER else "replica_timeout"
             silence = now - self._heard_at
             self.close(reason, f"nothing was heard from the replica for {silence:.1f} s (timed out)", now)
 
@@ -235,7 +246,7 @@ class MasterSession:
     def silent_at(self) -> float:
         """When the replica's silence ends the link."""
         replication = self.settings().replication
-        if self.state is SessionState.HELLO:
+        if self.state in STRANGER:
             return self.opened_at + replication.handshake_timeout_secs
         return self._heard_at + replication.replica_timeout_secs
 
@@ -245,7 +256,19 @@ class MasterSession:
 
     # -- messages, by SESSION_LEGAL ------------------------------------------------------------------
 
+    def _greet(self, greet: messages.Greet, now: float, now_ms: int) -> None:
+        self._send(self._exchange.greeted(greet))
+        self.state = SessionState.PROVING
+
+    def _proof(self, given: messages.Proof, now: float, now_ms: int) -> None:
+        self._send(self._exchange.answer(given))
+        self.state = SessionState.HELLO
+
+    def _mismatch(self, message: messages.Hello | messages.Greet, now: float, now_ms: int) -> None:
+        raise authentication.mismatch(message)
+
     def _hello(self, hello: messages.Hello, now: float, now_ms: int) -> None:
+        self._exchange.check_hello(hello)
         self._hellos += 1
         if self._hellos > HELLOS_MAX or (self.hello and self.hello.node_id != hello.node_id):
             raise PeerError("illegal_message", f"hello number {self._hellos} of {hello.node_id} on one link")

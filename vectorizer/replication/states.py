@@ -13,15 +13,18 @@ from typing import Any
 from vectorizer.replication.messages import (
     Accept,
     Ack,
+    Challenge,
     Chunk,
     Complete,
     Declined,
     Goodbye,
+    Greet,
     Heartbeat,
     Hello,
     OperationFrame,
     Promote,
     Promoted,
+    Proof,
     Received,
     Refuse,
     Repoint,
@@ -33,6 +36,8 @@ from vectorizer.replication.messages import (
 class SessionState(StrEnum):
     """Master's side: where the conversation with one replica stands."""
 
+    GREETING = "greeting"
+    PROVING = "proving"
     HELLO = "hello"
     CHECKING = "checking"
     OFFERED = "offered"
@@ -51,6 +56,8 @@ class LinkState(StrEnum):
 
     DOWN = "down"
     CONNECTING = "connecting"
+    GREETING = "greeting"
+    PROVING = "proving"
     HANDSHAKE = "handshake"
     PREPARING = "preparing"
     OFFERED = "offered"
@@ -64,9 +71,12 @@ class LinkState(StrEnum):
     STOPPED = "stopped"
 
 
-CONNECTED = frozenset(
+STRANGER = frozenset({SessionState.GREETING, SessionState.PROVING, SessionState.HELLO})
+"""States in which the replica has not said hello yet."""
+UNANSWERED = frozenset({LinkState.GREETING, LinkState.PROVING, LinkState.HANDSHAKE})
+"""States in which the master has not said welcome yet."""
+CONNECTED = UNANSWERED | frozenset(
     {
-        LinkState.HANDSHAKE,
         LinkState.PREPARING,
         LinkState.OFFERED,
         LinkState.RECEIVING,
@@ -83,7 +93,9 @@ _END: Table = {Goodbye: "_goodbye", Refuse: "_refused"}
 _BEAT: Table = {Heartbeat: "_heartbeat", **_END}
 
 SESSION_LEGAL: Mapping[SessionState, Table] = {
-    SessionState.HELLO: {Hello: "_hello", **_END},
+    SessionState.GREETING: {Greet: "_greet", Hello: "_mismatch", **_END},
+    SessionState.PROVING: {Proof: "_proof", **_END},
+    SessionState.HELLO: {Hello: "_hello", Greet: "_mismatch", **_END},
     SessionState.CHECKING: _END,
     SessionState.OFFERED: {Hello: "_hello", Accept: "_accept", Received: "_alive", **_END},
     SessionState.CAPTURING: {Received: "_alive", **_END},
@@ -93,7 +105,7 @@ SESSION_LEGAL: Mapping[SessionState, Table] = {
     SessionState.STREAMING: {Ack: "_ack", **_END},
     SessionState.PROMOTING: {Ack: "_ack", Promoted: "_settled", Declined: "_settled", **_END},
     SessionState.CLOSING: dict.fromkeys(
-        (Hello, Accept, Received, Ack, Promoted, Declined, Goodbye, Refuse), "_alive"
+        (Greet, Proof, Hello, Accept, Received, Ack, Promoted, Declined, Goodbye, Refuse), "_alive"
     ),
     SessionState.CLOSED: {},
 }
@@ -102,6 +114,8 @@ SESSION_LEGAL: Mapping[SessionState, Table] = {
 LINK_LEGAL: Mapping[LinkState, Table] = {
     LinkState.DOWN: {},
     LinkState.CONNECTING: {},
+    LinkState.GREETING: {Challenge: "_challenge", **_END},
+    LinkState.PROVING: {Proof: "_proof", **_END},
     LinkState.HANDSHAKE: {Welcome: "_welcome", **_BEAT},
     LinkState.PREPARING: _BEAT,
     LinkState.OFFERED: {Snapshot: "_snapshot", **_BEAT},
@@ -116,7 +130,7 @@ LINK_LEGAL: Mapping[LinkState, Table] = {
     LinkState.PROMOTING: _BEAT,
     LinkState.CLOSING: dict.fromkeys(
         (
-            *(Welcome, Snapshot, Chunk, Complete, OperationFrame, Promote, Repoint),
+            *(Challenge, Proof, Welcome, Snapshot, Chunk, Complete, OperationFrame, Promote, Repoint),
             *(Heartbeat, Goodbye, Refuse),
         ),
         "_ignored",
@@ -125,7 +139,7 @@ LINK_LEGAL: Mapping[LinkState, Table] = {
     LinkState.FAILED: {},
     LinkState.STOPPED: {},
 }
-"""Heartbeat in HANDSHAKE: a second hello may cross one."""
+"""Heartbeat in HANDSHAKE: a second hello may cross one. GREETING and PROVING are only there with a secret."""
 
 
 def as_markdown(table: Mapping[Any, Table]) -> str:
