@@ -272,7 +272,7 @@ class SimulatedDisk:
         self.step()
         rest = []
         for change in self._changes:
-            if any(changed is directory for changed, _, _ in change):
+            if change[0][0] is directory or change[-1][0] is directory:  # a change is of one name or two
                 _make(change)
             else:
                 rest.append(change)

@@ -34,6 +34,7 @@ class Faults:
             "slow link": self.slow,
             "freeze": self.freeze,
             "disk full": self.disk_full,
+            "disk error": self.disk_error,
             "promote": self.promote,
             "promote twice": self.promote_twice,
             "follow": self.follow_at_random,
@@ -45,6 +46,7 @@ class Faults:
             "follow by force": 0.15,
             "empty disk": 0.3,
             "follow": 0.3,
+            "disk error": 0.5,
             "promote twice": 0.5,
             "change sizes": 0.3,
         }
@@ -125,6 +127,10 @@ class Faults:
             disk.full = False
 
         self.later(1.5, room)
+
+    def disk_error(self) -> None:
+        """The next sync of a file fails, and nobody knows what it has done."""
+        self.anyone().disk.fail_syncs = 1
 
     def empty_disk(self) -> None:
         """The machine comes back with a new, empty disk."""

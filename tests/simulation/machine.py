@@ -37,6 +37,12 @@ class PacedDisk(SimulatedDisk):
         self.kernel = kernel
         self.process: Process | None = None
         self.power_off: Callable[[], None] | None = None
+        self.broken = False  # an error was injected in this life of the process: it may well give up
+
+    def sync(self, content: Any, path: str = "") -> None:
+        """An injected error is remembered."""
+        self.broken = self.broken or self.fail_syncs > 0
+        super().sync(content, path)
 
     def step(self) -> None:
         """Before anything changes; here the power may go off, and here time passes."""
@@ -128,6 +134,7 @@ class Machine:
         if self.process is not None:
             return
         self.starts += 1
+        self.disk.broken = False
         process = Process(self.kernel, f"{self.name}.{self.starts}", self.skew_ms)
         self.process = self.disk.process = process
         self.disk.power_off = lambda: self.crash(power=True) if self.process is process else None
@@ -146,14 +153,14 @@ class Machine:
             self.watch.built(self)
             server.start()
         except OSError as error:
-            self._give_up(f"cannot start: {error}", expected=self.disk.full)
+            self._give_up(f"cannot start: {error}", expected=self.disk.full or self.disk.broken)
             return
         except VectorizerError as error:
             self._give_up(f"cannot start: {error}", expected=getattr(error, "status_code", 0) == 507)
             return
         self.started = True
         server.database.failed._event.wait()
-        self._give_up(f"the node has failed: {server.database.failed.value}", expected=False)
+        self._give_up(f"the node has failed: {server.database.failed.value}", expected=self.disk.broken)
 
     def _give_up(self, text: str, *, expected: bool) -> None:
         self.watch.note(self.name, text)

@@ -99,7 +99,7 @@ class Simulation:
             self._operate()
             world.run(2.0, self._converged)
         if not world.violations:
-            world.run(8.0)  # seals, merges, checkpoints
+            world.run(4.0)  # seals, merges, checkpoints
             world.checks.look_at_all("after convergence")
             world.checks.nothing_lost(world.master)
 
@@ -108,6 +108,7 @@ class Simulation:
         world.network.heal()
         for machine in world.machines:
             machine.disk.full = False
+            machine.disk.fail_syncs = 0
             machine.disk.stop_after = None
             if machine.process is not None:
                 machine.process.thaw()
