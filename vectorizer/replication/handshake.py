@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vectorizer.address import Address
@@ -163,10 +163,14 @@ def _both(node: Upstream, greeting: Hello) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Above:
-    """The nodes above a node: their ids, nearest first, and the REST address where writes belong."""
+    """The nodes above a node: their ids, nearest first, and the REST address where writes belong.
+
+    ``lag_ms`` is how old this node's data is against them, which makes it no other place.
+    """
 
     path: tuple[str, ...] = ()
     writes_address: str = ""
+    lag_ms: int = field(default=0, compare=False)
 
 
 def welcome(

@@ -322,6 +322,8 @@ class Heartbeat:
     durable: int = field(metadata=_is(_OFFSET))
     lag_ms: int = field(metadata=_is(_OFFSET))
     timestamp_ms: int = field(metadata=_is(_OFFSET))
+    # How old the sender's own data is, where it is a replica itself.
+    above_lag_ms: int = field(metadata=_is(_OFFSET), default=0)
 
 
 @dataclass(frozen=True, slots=True)

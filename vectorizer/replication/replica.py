@@ -127,7 +127,8 @@ class ReplicaClient:
     @property
     def above(self) -> Above:
         """The nodes above this one, as the master told last."""
-        return Above(self.link.master.path, self.link.master.writes_address)
+        link = self.link
+        return Above(link.master.path, link.master.writes_address, link.lag_ms(time.monotonic()))
 
     def start(self) -> None:
         """Begin to follow."""

@@ -401,7 +401,8 @@ class MasterSession:
         if now >= self._beat_at + self.settings().replication.heartbeat_interval_secs:
             self._beat_at = now
             lag_ms = self.progress.lag_ms(self.node.offset, self.node.log, now)
-            self._send(messages.Heartbeat(self.node.offset, self.node.durable_offset, lag_ms, now_ms))
+            newest, durable, above = self.node.offset, self.node.durable_offset, self.above().lag_ms
+            self._send(messages.Heartbeat(newest, durable, lag_ms, now_ms, above))
         if self._reading:
             return
         if self.state is SessionState.STREAMING:

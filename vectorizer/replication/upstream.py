@@ -30,6 +30,7 @@ class MasterFacts:
     streams: bool = False
     lag_told_ms: int = 0
     lag_told_at: float = 0.0
+    above_lag_ms: int = 0  # how old the master's own data was at that time, if it follows somebody
 
     def welcomed(self, welcome: Welcome, now: float, now_ms: int) -> None:
         """A new connection's first facts."""
@@ -46,11 +47,12 @@ class MasterFacts:
         self.durable = max(heartbeat.durable, self.durable)
         if self.streams:
             self.lag_told_ms, self.lag_told_at = heartbeat.lag_ms, now
+            self.above_lag_ms = heartbeat.above_lag_ms
 
     def stream_begins(self, own_offset: int, now: float) -> None:
         """From here on operations arrive; until the master tells its lag, it is what it was."""
         self.lag_told_ms, self.lag_told_at = self.lag_ms(own_offset, now), now
-        self.streams = True
+        self.streams, self.above_lag_ms = True, 0
 
     def stream_ends(self, own_offset: int, now: float) -> None:
         """The link is lost: from here on the data ages."""
@@ -59,12 +61,15 @@ class MasterFacts:
             self.streams = False
 
     def lag_ms(self, own_offset: int, now: float) -> int:
-        """Age of this node's data in milliseconds; 0 while it streams and has all that is known of."""
+        """Age of this node's data in milliseconds; 0 while it streams and has all that is known of.
+
+        In a chain, the age of the followed node's own data is added, as its last heartbeat told it.
+        """
         if not self.streams:
             return self.lag_told_ms + max(0, round((now - self.aging_since) * 1000))
         if own_offset >= self.offset:
-            return 0
-        return self.lag_told_ms + max(0, round((now - self.lag_told_at) * 1000))
+            return self.above_lag_ms
+        return self.lag_told_ms + max(0, round((now - self.lag_told_at) * 1000)) + self.above_lag_ms
 
     def heartbeat_age_ms(self, now: float) -> int | None:
         """Time since the master's last heartbeat, None before the first."""
