@@ -55,7 +55,8 @@ def peaks(nodes: list[Node]) -> Iterator[dict[str, int]]:
 def indexed(node: Node) -> bool:
     """Do all sealed segments have their graphs?"""
     status = node.get("/collections/big")["indexing_status"]
-    return bool(status["indexed_fraction"] > 0.8) and not node.builders()
+    sealed = status["growing_vectors"] < status["segment_rows"] <= ROWS
+    return bool(sealed and status["graphs"] == status["segments"]) and not node.builders()
 
 
 def nearest(vectors: np.ndarray, query: np.ndarray, limit: int) -> set[str]:
