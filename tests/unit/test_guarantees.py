@@ -197,7 +197,7 @@ def test_a_stale_replica_says_so(cluster: Cluster) -> None:
     master.stop()
     wait_until(lambda: not replica.streams)
     wait_until(lambda: replica.request("GET", "/collections/things?max_lag_ms=50")[0] == 503)
-    code, answer = replica.request("GET", "/collections/things?max_lag_ms=50")
+    _, answer = replica.request("GET", "/collections/things?max_lag_ms=50")
     assert answer["error_type"] == "too_stale"
     assert answer["details"]["lag_ms"] > 50
     assert replica.request("GET", "/collections/things")[0] == 200

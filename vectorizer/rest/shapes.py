@@ -38,6 +38,7 @@ VECTOR = Named(
     {
         "type": "array",
         "items": NUMBER,
+        "minItems": 1,
         "description": "As many finite float32 as the collection has dimensions. In BSON: binary, packed "
         "little-endian float32 of subtype 0, or subtype 9 with the header of float32 (27 00).",
     },
