@@ -23,7 +23,8 @@ DEFAULT_FILE = "config.yml"
 FILE_BYTES_MAX = 1 << 20
 # Of our own shell scripts and tests: no settings of the server, and no reason to warn.
 SCRIPT_VARIABLES = frozenset(
-    f"VECTORIZER_{name}" for name in ("VENV", "PYTHON", "NO_SKIP", "RUN_DIR", "TEST_ROWS", "API_KEY")
+    f"VECTORIZER_{name}"
+    for name in ("VENV", "PYTHON", "NO_SKIP", "RUN_DIR", "TEST_ROWS", "TEST_AT_ONCE", "API_KEY")
 )
 
 

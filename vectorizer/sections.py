@@ -216,7 +216,7 @@ class Replication:
     bind_address: str = setting(
         "",
         "Where replicas connect, as host:port. A master needs it; a replica that has it can feed "
-        "replicas of its own. There is no encryption: keep it inside a trusted network.",
+        "replicas of its own. What protects it is in the section security.",
         kind="address",
     )
     master_address: str = setting(
@@ -335,6 +335,23 @@ class Security:
     replication_secret_file: str = setting(
         "",
         "A file that holds that secret, looked at again at each new link; blanks around it do not count.",
+        kind="file",
+    )
+    tls_certificate: str = setting(
+        "",
+        "Certificate of this node (PEM, with what leads to its CA). With it REST speaks HTTPS only.",
+        kind="file",
+    )
+    tls_key: str = setting("", "The private key that belongs to it, without a password.", kind="file")
+    replication_tls: bool = setting(
+        False,
+        "Replication speaks TLS 1.3 only, both where this node listens (which needs the certificate) and "
+        "where it connects. The same on all nodes.",
+    )
+    tls_ca: str = setting(
+        "",
+        "With replication_tls: both ends of a link must show a certificate signed by one of these CAs "
+        "(PEM), and a master's must name the host that its replica connects to.",
         kind="file",
     )
 

@@ -22,6 +22,7 @@ from vectorizer.replication.authentication import Credentials
 from vectorizer.replication.messages import NONCE_BYTES
 from vectorizer.setting import SECRET_BYTES_MAX, SECRET_BYTES_MIN
 from vectorizer.settings import Settings
+from vectorizer.tls import master_context, own_fingerprint, replica_context, rest_context
 from vectorizer.watched_file import WatchedFile
 
 OPEN_TO_ALL = "anybody who reaches this address can read, change and delete everything; see docs/SECURITY.md"
@@ -152,10 +153,17 @@ class Security:
         self._required = settings.security.require_auth
         self.keys = Keys(keys_path(settings), self._required)
         self.secret = Secret(settings)
+        self.rest_tls = rest_context(settings.security)
+        self.master_tls = master_context(settings.security)
+        self.replica_tls = replica_context(settings.security)
+        self.own_fingerprint = b"" if self.master_tls is None else own_fingerprint(settings.security)
+        """Of the certificate that replicas are shown."""
+        if settings.security.tls_key:
+            warn_if_readable_by_others(settings.security.tls_key)
 
-    def credentials(self) -> Credentials:
-        """What this node brings to a new replication link."""
-        return Credentials(self.secret(), secrets.token_bytes(NONCE_BYTES))
+    def credentials(self, channel: bytes) -> Credentials:
+        """What this node brings to a new link. ``channel``: the fingerprint of the master's certificate."""
+        return Credentials(self.secret(), secrets.token_bytes(NONCE_BYTES), channel)
 
     def guard_rest(self, host: str) -> None:
         """Before the REST interface listens there. ConfigurationError if it must not."""

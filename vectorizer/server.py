@@ -124,13 +124,14 @@ class Server:
         self.maintenance.start()
         database.flush()  # the mastership of this start is durable before anybody hears of it
         self.roles.start()
-        self._rest.start(Measured(self.application, self.metrics.requests), self.settings)
+        measured = Measured(self.application, self.metrics.requests)
+        self._rest.start(measured, self.settings, self.security.rest_tls)
         host, port = self.rest_address
         log.info(
             "started",
             version=__version__,
             role=database.node.role.value,
-            rest=f"http://{host}:{port}",
+            rest=f"{self.settings.rest_scheme}://{host}:{port}",
             data_dir=database.directory.root,
             collections=len(database.node.store.collections),
             **database.node.describe(),

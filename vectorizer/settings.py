@@ -181,6 +181,11 @@ class Settings:
         return found
 
     @property
+    def rest_scheme(self) -> str:
+        """How this node's REST interface is spoken to, and so its peers'."""
+        return "https" if self.security.tls_certificate else "http"
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about settings that can be used but are hardly meant."""
         replication = self.replication
@@ -273,6 +278,7 @@ def _check_together(settings: Settings) -> None:
     if settings.security.replication_secret and settings.security.replication_secret_file:
         first, second = "security.replication_secret", "security.replication_secret_file"
         raise said_twice("the replication secret", settings.where(first), settings.where(second))
+    _check_tls(settings)
     for smaller, larger in _AT_MOST:
         low, high = settings.value(smaller), settings.value(larger)
         if low > high:  # type: ignore[operator]  # both are numbers
@@ -282,3 +288,20 @@ def _check_together(settings: Settings) -> None:
                 key=culprit,
                 source=settings.where(culprit),
             )
+
+
+def _check_tls(settings: Settings) -> None:
+    security, replication = settings.security, settings.replication
+    missing = "security.tls_key" if security.tls_certificate else "security.tls_certificate"
+    why = ""
+    if bool(security.tls_certificate) != bool(security.tls_key):
+        why = "certificate and key go together"
+    elif security.replication_tls and replication.enabled and replication.bind_address:
+        why = "" if security.tls_certificate else "replicas are let in, and by replication_tls they want one"
+    if why:
+        raise ConfigurationError(
+            f"{missing} is missing: {why}",
+            key=missing,
+            source=settings.where("security.replication_tls"),
+            accepted=BY_NAME[missing].accepted,
+        )

@@ -83,10 +83,9 @@ class Handover:
     outcome: AsyncResult[RequestError | None] = field(default_factory=AsyncResult)
     greenlet: Greenlet = None
 
-    @property
-    def target_url(self) -> str | None:
+    def target_url(self, scheme: str) -> str | None:
         """Where clients reach the target."""
-        return f"http://{self.row.rest_address}" if self.row.rest_address else None
+        return f"{scheme}://{self.row.rest_address}" if self.row.rest_address else None
 
 
 class Switchover:
@@ -276,7 +275,9 @@ class Switchover:
         self._repoint(handover)
         while self._database.node.role is not Role.REPLICA:
             try:
-                self._roles.follow_successor(handover.after, handover.target_url)
+                self._roles.follow_successor(
+                    handover.after, handover.target_url(self._roles.settings.rest_scheme)
+                )
             except RequestError as trouble:
                 handover.message = f"the role of a replica cannot be stored: {trouble}"
                 log.warning("switchover_not_finished", reason=str(trouble), retry_secs=RETRY_SECS)
@@ -424,5 +425,5 @@ def _guard_going_on(handover: Handover) -> None:
 
 
 def _is_named(row: Progress, target: str) -> bool:
-    bare = target.removeprefix("http://").rstrip("/")
+    bare = target.removeprefix("http://").removeprefix("https://").rstrip("/")
     return bare in (row.node_id, row.rest_address, row.listens_at)

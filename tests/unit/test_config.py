@@ -236,7 +236,8 @@ class TestEnvironment:
             "replication.master_address": "a:1",
             "server.advertise_address": "a:1",
         }.get(row.name, str(row.default) or "a text of some length")
-        settings = load("", **{variable: text})
+        pair = {"VECTORIZER_SECURITY_TLS_CERTIFICATE": "f", "VECTORIZER_SECURITY_TLS_KEY": "f"}
+        settings = load("", **{**(pair if variable in pair else {}), variable: text})
         assert settings.source(row.name) is Source.ENVIRONMENT
         assert settings.where(row.name) == f"environment variable {variable}"
         assert settings.warnings == ()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import socket
@@ -25,6 +26,9 @@ from vectorizer.address import Address
 from vectorizer.breathing import let_others_run
 from vectorizer.errors import PeerError
 from vectorizer.frame import FrameDecoder
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 RECEIVE_BYTES = 256 << 10
 JOIN_BYTES = 256 << 10
@@ -49,7 +53,8 @@ class Connection:
     """A connected socket. `frame_bytes_max` is the ceiling until `raise_ceiling`."""
 
     def __init__(self, sock: socket.socket, frame_bytes_max: int) -> None:
-        self._sock = sock
+        self._sock: Any = sock
+        self._secured = False
         self._decoder = FrameDecoder(frame_bytes_max)
         self._closed = False
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -72,6 +77,23 @@ class Connection:
             text = f"{address} did not accept a connection within {timeout_secs:g} s (timed out)"
             raise PeerError("connect_timeout", text)
         return cls(sock, frame_bytes_max)
+
+    def secure(self, context: SSLContext, timeout_secs: float, host: str | None = None) -> None:
+        """Speak TLS from here on: to the server called ``host``, or as the server. PeerError `tls_failed`."""
+        try:
+            self._sock = context.wrap_socket(
+                self._sock, server_side=host is None, server_hostname=host, do_handshake_on_connect=False
+            )
+            self._secured = True
+            late = gevent.with_timeout(timeout_secs, self._sock.do_handshake, timeout_value=True)
+        except (OSError, ValueError) as error:  # ValueError: a host that cannot be in a certificate
+            raise PeerError("tls_failed", f"no TLS with the peer: {error}") from error
+        if late:
+            raise PeerError("tls_failed", f"no TLS with the peer within {timeout_secs:g} s (timed out)")
+
+    def peer_certificate(self) -> bytes:
+        """The certificate that the other side has shown, as DER; b"" without TLS."""
+        return (self._sock.getpeercert(True) or b"") if self._secured else b""
 
     def raise_ceiling(self, frame_bytes_max: int) -> None:
         """The peer is known: its next frames may be this large."""
@@ -120,7 +142,10 @@ class Connection:
     def finish_sending(self) -> None:
         """Nothing more is sent; the peer still reads what it was told before."""
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            if self._secured:  # of the socket below: that of TLS would end reading, too
+                socket.socket.shutdown(self._sock, socket.SHUT_WR)
+            else:
+                self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             if error.errno not in (errno.ENOTCONN, errno.EBADF):
                 raise self._lost(error) from error

@@ -248,7 +248,9 @@ class ReplicaLine:
             time.monotonic(),
             rest_address=server.rest_address,
             above=server.above,
-            credentials=NOTHING if server.security is None else server.security.credentials(),
+            credentials=NOTHING
+            if server.security is None
+            else server.security.credentials(server.security.own_fingerprint),
             overruled=server.overruled,
         )
         self._pin: PinnedSnapshot | None = None
@@ -291,6 +293,23 @@ class ReplicaLine:
     # -- receiver ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._secure()
+        except PeerError as error:
+            log.warning("connection_refused", peer=str(self.peer), reason=error.code, message=str(error))
+            self.connection.close()
+            self.session.closed(error.code, time.monotonic())
+            self._server.ended(self)
+        else:
+            self._converse()
+
+    def _secure(self) -> None:
+        security = self._server.security
+        if security is not None and security.master_tls is not None:
+            timeout = self._database.settings.replication.handshake_timeout_secs
+            self.connection.secure(security.master_tls, timeout)
+
+    def _converse(self) -> None:
         sender = gevent.spawn(self._send_all)
         reason = "connection_lost"
         try:

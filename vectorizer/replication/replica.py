@@ -26,7 +26,7 @@ from vectorizer.address import Address, parse_address
 from vectorizer.errors import ApplyError, DamageError, PeerError, RequestError, VectorizerError
 from vectorizer.node import NodeFailure
 from vectorizer.replication import messages
-from vectorizer.replication.authentication import NOTHING
+from vectorizer.replication.authentication import NOTHING, Credentials
 from vectorizer.replication.connection import Connection, Turn
 from vectorizer.replication.handshake import Above
 from vectorizer.replication.intentions import (
@@ -48,6 +48,7 @@ from vectorizer.replication.link import NOWHERE, ReplicaLink
 from vectorizer.replication.master import LINGER_SECS, LOOK_SECS, STOP_SECS, clock_ms
 from vectorizer.replication.states import FINAL, LinkState
 from vectorizer.storage.snapshot import SnapshotFile
+from vectorizer.tls import fingerprint
 
 if TYPE_CHECKING:
     Greenlet = gevent.Greenlet[..., None]
@@ -187,6 +188,7 @@ class ReplicaClient:
             address = parse_address(self.master_address)
             timeout = settings.replication.connect_timeout_secs
             self._connection = Connection.connect(address, timeout, messages.HELLO_BYTES_MAX)
+            self._secure(self._connection, address.host)
             if link.state is LinkState.CONNECTING:
                 self._converse(self._connection)
         except PeerError as error:
@@ -199,6 +201,17 @@ class ReplicaClient:
             self._snapshots.forget_offer()
             self._do_work()
             self._tell_outcome()
+
+    def _secure(self, connection: Connection, host: str) -> None:
+        if self._security is not None and self._security.replica_tls is not None:
+            timeout = self._database.settings.replication.handshake_timeout_secs
+            connection.secure(self._security.replica_tls, timeout, host)
+
+    def _credentials(self, connection: Connection) -> Credentials:
+        if self._security is None:
+            return NOTHING
+        certificate = connection.peer_certificate()
+        return self._security.credentials(fingerprint(certificate) if certificate else b"")
 
     def _tell_outcome(self) -> None:
         link = self.link
@@ -224,8 +237,7 @@ class ReplicaClient:
 
     def _converse(self, connection: Connection) -> None:
         """Until the connection ends: PeerError, or the link has closed."""
-        credentials = NOTHING if self._security is None else self._security.credentials()
-        self.link.connected(time.monotonic(), credentials)
+        self.link.connected(time.monotonic(), self._credentials(connection))
         self._wake.set()
         sender = gevent.spawn(self._send_all, connection)
         sender.link_exception(self._died)
@@ -262,7 +274,9 @@ class ReplicaClient:
         if link.state is not was and was is LinkState.HANDSHAKE and link.connected_now:
             connection.raise_ceiling(self._database.settings.limits.frame_bytes_max)
             rest = link.master.writes_address
-            self._database.node.master_url = f"http://{rest}" if rest else None
+            self._database.node.master_url = (
+                f"{self._database.settings.rest_scheme}://{rest}" if rest else None
+            )
             if self.above != above:
                 self._database.history_changed()  # who follows this node must see a cycle through it
         self._do_work()

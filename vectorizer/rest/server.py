@@ -6,18 +6,27 @@ import contextlib
 import errno
 import socket as stdlib_socket
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import gevent
 from gevent import socket
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 
+from vectorizer import logs
 from vectorizer.errors import ConfigurationError
 from vectorizer.rest.connection import RestHandler
 from vectorizer.settings import Settings
 
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
 BACKLOG = 1024
 KILL_SECS = 1.0
+TLS_SECS = 10.0
+"""How long a client may take for the handshake of TLS, if a request may not take less."""
+
+log = logs.get(__name__)
 
 
 class RestServer:
@@ -35,8 +44,10 @@ class RestServer:
         self._pool: Pool | None = None
         self._server: _Server | None = None
 
-    def start(self, application: Callable[..., Any], settings: Settings) -> None:
-        """Let clients in. While ``connections_max`` are open, further ones wait."""
+    def start(
+        self, application: Callable[..., Any], settings: Settings, tls: SSLContext | None = None
+    ) -> None:
+        """Let clients in, with ``tls`` by HTTPS. While ``connections_max`` are open, further ones wait."""
         self._listener.listen(BACKLOG)
         self._pool = Pool(settings.server.connections_max)
         self._server = _Server(
@@ -46,7 +57,10 @@ class RestServer:
             log=None,
             error_log=None,
             handler_class=RestHandler,
+            **({} if tls is None else {"ssl_context": tls}),
         )
+        if tls is not None:
+            self._server.tls = tls
         self._server.request_timeout_secs = settings.server.request_timeout_secs
         self._server.start()
 
@@ -65,7 +79,8 @@ class RestServer:
         for handler in list(server.handlers):
             if handler.idle:
                 with contextlib.suppress(OSError):  # gone already
-                    handler.socket.shutdown(stdlib_socket.SHUT_RDWR)
+                    # Of the socket below TLS, whose own would be a mistake in the handler's greenlet.
+                    socket.socket.shutdown(handler.socket, stdlib_socket.SHUT_RDWR)
         pool.join(timeout=timeout_secs)
         pool.kill(timeout=KILL_SECS)
 
@@ -80,10 +95,25 @@ class _Server(WSGIServer):
 
     stopping = False
     request_timeout_secs = 60.0
+    tls: SSLContext
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.handlers: set[RestHandler] = set()
+
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
+        """With TLS: the handshake has its time, and who cannot do it is dropped with one line in the log."""
+        late = TimeoutError("the handshake took too long")
+        try:
+            with gevent.Timeout(min(TLS_SECS, self.request_timeout_secs), late):
+                secured = self.tls.wrap_socket(client_socket, server_side=True)
+        except OSError as error:
+            log.warning("tls_failed", client=str(address[0]), reason=str(error))
+            return
+        try:
+            self.handle(secured, address)
+        finally:
+            secured.close()
 
     def update_environ(self) -> None:
         """The name in the environment is not looked up: nobody asks for it, and a resolver may hang."""
