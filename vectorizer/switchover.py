@@ -25,12 +25,9 @@ import gevent
 from gevent.event import AsyncResult
 
 from vectorizer import logs
-from vectorizer.address import parse_address
 from vectorizer.errors import PeerError, RequestError, conflict, not_ready
 from vectorizer.node import NodeFailure, Role
-from vectorizer.replication import handshake, messages
-from vectorizer.replication.connection import Connection
-from vectorizer.replication.link import NOWHERE
+from vectorizer.replication import messages
 from vectorizer.replication.progress import Progress
 from vectorizer.replication.states import SessionState
 
@@ -367,32 +364,11 @@ class Switchover:
     def _is_promoted(self, handover: Handover) -> bool:
         """Ask the target, as a replica would."""
         try:
-            welcome = self._ask(handover.row.listens_at)
+            history = self._roles.history_at(handover.row.listens_at)
         except PeerError as error:
             handover.message = f"{handover.row.listens_at} gives no answer: {error}"
             return False
-        return welcome is not None and self._is_newer(welcome.history)
-
-    def _ask(self, address: str) -> messages.Welcome | None:
-        """The welcome of the node that listens there, None if it refuses. PeerError."""
-        settings = self._database.settings
-        replication = settings.replication
-        timeout = replication.connect_timeout_secs
-        connection = Connection.connect(parse_address(address), timeout, messages.HELLO_BYTES_MAX)
-        try:
-            hello = handshake.hello(
-                self._database.node, settings, "", False, self._roles.rest_address, NOWHERE
-            )
-            connection.send([messages.encode(hello)], timeout)
-            deadline = time.monotonic() + replication.handshake_timeout_secs
-            while (left := deadline - time.monotonic()) > 0:
-                if connection.receive(left):
-                    for frame in connection.frames():
-                        answer = messages.decode(frame)
-                        return answer if isinstance(answer, messages.Welcome) else None
-            raise PeerError("handshake_timeout", f"{address} did not answer in time")
-        finally:
-            connection.close()
+        return history is not None and self._is_newer(history)
 
     def _target(self, handover: Handover) -> dict[str, Any]:
         row = handover.row

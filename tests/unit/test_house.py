@@ -45,6 +45,7 @@ ROOMS_WITH_THE_WORLD = [
     "metrics/exposition",
     "metrics/journal_syncs",
     "replication/connection",
+    "replication/enquiry",
     "replication/master",
     "replication/replica",
     "index/build",

@@ -236,10 +236,11 @@ def lose_line(one: Served, target: Served) -> None:
             line.abandon()
 
 
+@pytest.mark.parametrize("secret", ["", "a secret of thirty-two characters"])
 def test_the_answer_is_lost_and_the_master_finds_out_by_asking(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
-    one, two, three = trio(cluster)
+    one, two, three = trio(cluster, **{"security.replication_secret": secret})
     cut_after_promotion_was_sent(monkeypatch, two, lambda: lose_line(one, two))
     code, answer = switch(one, two)
     assert code == 200, answer
