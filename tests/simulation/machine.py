@@ -41,8 +41,11 @@ class PacedDisk(SimulatedDisk):
 
     def sync(self, content: Any, path: str = "") -> None:
         """An injected error is remembered."""
-        self.broken = self.broken or self.fail_syncs > 0
-        super().sync(content, path)
+        try:
+            super().sync(content, path)
+        except OSError:
+            self.broken = True
+            raise
 
     def step(self) -> None:
         """Before anything changes; here the power may go off, and here time passes."""

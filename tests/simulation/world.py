@@ -92,7 +92,7 @@ class World:
                 self.note(machine.name, f"refuses {document}: {error}")
             except OSError as error:
                 self.note(machine.name, f"could not {document}: {error}")
-                if not machine.disk.full:
+                if not machine.disk.full and not machine.disk.broken:
                     self._trouble(machine, f"{document}: {error!r}")
 
         if machine.run(change) is not None:
