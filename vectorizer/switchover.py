@@ -146,6 +146,10 @@ class Switchover:
         handover.aborted = True
         self._wake()
         handover.outcome.wait(STOP_SECS)
+        if not handover.outcome.ready():
+            raise not_ready(
+                f"the abort is noted, but not done yet: {handover.message}", "switchover_aborting"
+            )
         return {"success": True, "switchover": handover.id, "message": "aborted; this node is the master"}
 
     def document(self) -> dict[str, Any]:

@@ -338,6 +338,33 @@ def test_a_restart_of_the_old_master_finds_a_replica(
     assert full_syncs(one, two) == 0
 
 
+def test_killed_between_storing_and_sending_nobody_is_master_until_one_is_promoted(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = trio(cluster)
+
+    def die(line: ReplicaLine, switchover: str, offset: int) -> None:
+        gevent.getcurrent().kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplicaLine, "promote", die)
+        patch.setattr("vectorizer.switchover.ANSWER_SECS", 0.1)
+        switch(one, two, timeout_ms=100)
+    one.restart()
+    assert one.role == "replica"
+    errors = [one, two]
+    wait_until(
+        lambda: any((node.status()["link"]["last_error"] or {}).get("reason") == "cycle" for node in errors),
+        "the circle to be noticed",
+    )
+    assert writable(one, two, three) == []
+    assert two.request("POST", "/replication/promote")[0] == 200
+    two.put(99)
+    one.follows(two)
+    three.follows(two)
+    assert (full_syncs(one, two), full_syncs(three)) == (0, 1), "the first one of all"
+
+
 def test_a_replica_that_cannot_be_repointed_follows_through_the_old_master(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
