@@ -30,7 +30,6 @@ from vectorizer.errors import ConfigurationError, RequestError, conflict, insuff
 from vectorizer.maintenance import Maintenance
 from vectorizer.node import Role
 from vectorizer.replication import messages
-from vectorizer.replication.authentication import NOTHING
 from vectorizer.replication.enquiry import history_at
 from vectorizer.replication.handshake import Above
 from vectorizer.replication.history import History
@@ -303,8 +302,7 @@ class Roles:
 
     def history_at(self, address: str) -> History | None:
         """The history of the node that listens there; None if it would not take this one. PeerError."""
-        credentials = NOTHING if self._security is None else self._security.credentials()
-        return history_at(self._database, address, self.rest_address, credentials)
+        return history_at(self._database, address, self.rest_address, self._security)
 
     def follow_successor(self, settings: Settings, master_url: str | None) -> None:
         """The mastership was handed over: follow it. RequestError 507."""

@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 import time
+from typing import TYPE_CHECKING
 
 from vectorizer import logs
 from vectorizer.address import parse_address
@@ -22,8 +23,11 @@ from vectorizer.replication.authentication import Credentials
 from vectorizer.replication.messages import NONCE_BYTES
 from vectorizer.setting import SECRET_BYTES_MAX, SECRET_BYTES_MIN
 from vectorizer.settings import Settings
-from vectorizer.tls import master_context, own_fingerprint, replica_context, rest_context
+from vectorizer.tls import fingerprint, master_context, own_fingerprint, replica_context, rest_context
 from vectorizer.watched_file import WatchedFile
+
+if TYPE_CHECKING:
+    from vectorizer.replication.connection import Connection
 
 OPEN_TO_ALL = "anybody who reaches this address can read, change and delete everything; see docs/SECURITY.md"
 KEPT = "the keys of before stay in force"
@@ -164,6 +168,13 @@ class Security:
     def credentials(self, channel: bytes) -> Credentials:
         """What this node brings to a new link. ``channel``: the fingerprint of the master's certificate."""
         return Credentials(self.secret(), secrets.token_bytes(NONCE_BYTES), channel)
+
+    def introduce(self, connection: Connection, host: str, timeout_secs: float) -> Credentials:
+        """TLS, if it is asked for, on a new connection to the master at ``host``, and what to prove there."""
+        if self.replica_tls is None:
+            return self.credentials(b"")
+        connection.secure(self.replica_tls, timeout_secs, host)
+        return self.credentials(fingerprint(connection.peer_certificate()))
 
     def guard_rest(self, host: str) -> None:
         """Before the REST interface listens there. ConfigurationError if it must not."""

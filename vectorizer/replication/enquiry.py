@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vectorizer.address import parse_address
 from vectorizer.errors import PeerError
 from vectorizer.replication import messages
-from vectorizer.replication.authentication import NOTHING, Credentials
+from vectorizer.replication.authentication import NOTHING
 from vectorizer.replication.connection import Connection
 from vectorizer.replication.intentions import Send
 from vectorizer.replication.link import ReplicaLink
@@ -21,10 +21,11 @@ from vectorizer.replication.master import clock_ms
 if TYPE_CHECKING:
     from vectorizer.database import Database
     from vectorizer.replication.history import History
+    from vectorizer.security import Security
 
 
 def history_at(
-    database: Database, address: str, rest_address: str, credentials: Credentials = NOTHING
+    database: Database, address: str, rest_address: str, security: Security | None = None
 ) -> History | None:
     """The history of the node that takes replicas there; None if it would not take this one. PeerError."""
     replication = database.settings.replication
@@ -33,8 +34,10 @@ def history_at(
     )
     link.connecting(time.monotonic())
     timeout = replication.connect_timeout_secs
-    connection = Connection.connect(parse_address(address), timeout, messages.HELLO_BYTES_MAX)
+    place = parse_address(address)
+    connection = Connection.connect(place, timeout, messages.HELLO_BYTES_MAX)
     try:
+        credentials = NOTHING if security is None else security.introduce(connection, place.host, timeout)
         link.connected(time.monotonic(), credentials)
         deadline = time.monotonic() + replication.handshake_timeout_secs
         while link.connected_now and not link.master.node_id:

@@ -48,7 +48,6 @@ from vectorizer.replication.link import NOWHERE, ReplicaLink
 from vectorizer.replication.master import LINGER_SECS, LOOK_SECS, STOP_SECS, clock_ms
 from vectorizer.replication.states import FINAL, LinkState
 from vectorizer.storage.snapshot import SnapshotFile
-from vectorizer.tls import fingerprint
 
 if TYPE_CHECKING:
     Greenlet = gevent.Greenlet[..., None]
@@ -188,9 +187,9 @@ class ReplicaClient:
             address = parse_address(self.master_address)
             timeout = settings.replication.connect_timeout_secs
             self._connection = Connection.connect(address, timeout, messages.HELLO_BYTES_MAX)
-            self._secure(self._connection, address.host)
+            credentials = self._introduce(self._connection, address.host)
             if link.state is LinkState.CONNECTING:
-                self._converse(self._connection)
+                self._converse(self._connection, credentials)
         except PeerError as error:
             reason, message = error.code, str(error)
         finally:
@@ -202,16 +201,11 @@ class ReplicaClient:
             self._do_work()
             self._tell_outcome()
 
-    def _secure(self, connection: Connection, host: str) -> None:
-        if self._security is not None and self._security.replica_tls is not None:
-            timeout = self._database.settings.replication.handshake_timeout_secs
-            connection.secure(self._security.replica_tls, timeout, host)
-
-    def _credentials(self, connection: Connection) -> Credentials:
+    def _introduce(self, connection: Connection, host: str) -> Credentials:
         if self._security is None:
             return NOTHING
-        certificate = connection.peer_certificate()
-        return self._security.credentials(fingerprint(certificate) if certificate else b"")
+        timeout = self._database.settings.replication.handshake_timeout_secs
+        return self._security.introduce(connection, host, timeout)
 
     def _tell_outcome(self) -> None:
         link = self.link
@@ -235,9 +229,9 @@ class ReplicaClient:
 
     # -- one connection ---------------------------------------------------------------------------------
 
-    def _converse(self, connection: Connection) -> None:
+    def _converse(self, connection: Connection, credentials: Credentials) -> None:
         """Until the connection ends: PeerError, or the link has closed."""
-        self.link.connected(time.monotonic(), self._credentials(connection))
+        self.link.connected(time.monotonic(), credentials)
         self._wake.set()
         sender = gevent.spawn(self._send_all, connection)
         sender.link_exception(self._died)
