@@ -18,13 +18,13 @@ from tests.simulation import network, virtual_gevent
 class SilentRestServer:
     """In the place of the REST server: clients of the simulation call the database."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *more: object) -> None:
         self.host, self.port = host, port
 
-    def start(self, application: object, settings: object) -> None:
+    def start(self, *about: object) -> None:
         """Nothing listens."""
 
-    def stop(self, timeout_secs: float) -> None:
+    def stop(self, *about: object) -> None:
         """Nothing stops."""
 
     def close(self) -> None:
