@@ -6,12 +6,19 @@ import argparse
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 from scripts.demo import screen
 from scripts.demo.client import NodeError
-from scripts.demo.processes import Cluster, ClusterError, Plan, check_ports, forget_the_dead, stop_left_behind
+from scripts.demo.processes import (
+    Cluster,
+    ClusterError,
+    Interruption,
+    Plan,
+    check_ports,
+    forget_the_dead,
+    stop_left_behind,
+)
 
 
 def port(text: str) -> int:
@@ -40,20 +47,13 @@ def announce(cluster: Cluster) -> None:
 
 def run(plan: Plan, demo: bool) -> int:
     """Start, show, wait for the end, stop; the exit code."""
-    stopping = threading.Event()
-
-    def stop(_number: int, _frame: object) -> None:
-        # The first signal ends what is under way, also in the middle of starting or loading.
-        if not stopping.is_set():
-            stopping.set()
-            raise KeyboardInterrupt
-
+    interruption = Interruption()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
+        signal.signal(number, interruption)
     forget_the_dead(plan)
     check_ports(plan)
     print("Starting a master and two replicas ...", flush=True)
-    cluster = Cluster(plan)
+    cluster = Cluster(plan, interruption)
     try:
         cluster.start()
         announce(cluster)
@@ -62,11 +62,11 @@ def run(plan: Plan, demo: bool) -> int:
             from scripts.demo import digits
 
             digits.show(plan.urls["master"], [plan.urls["replica-1"], plan.urls["replica-2"]])
-        screen.watch(cluster, stopping)
+        screen.watch(cluster, interruption.asked)
     except KeyboardInterrupt:
         print("\nStopping ...", flush=True)
     finally:
-        stopping.set()
+        interruption.asked.set()
         killed = cluster.stop()
     for name in killed:
         print(f"{name} did not stop when asked and was killed.", file=sys.stderr)

@@ -6,6 +6,7 @@ that the system has given to somebody else since is never signalled.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,6 +76,32 @@ def ended(process: psutil.Process, timeout_secs: float) -> bool:
     except psutil.TimeoutExpired:
         return False
     return True
+
+
+class Interruption:
+    """Ctrl-C and its like: raised as KeyboardInterrupt, but never while something is half done."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._held = False
+
+    def __call__(self, _number: int, _frame: object) -> None:
+        """As a handler of signals. Only the first one counts: stopping is not interrupted."""
+        first = not self.asked.is_set()
+        self.asked.set()
+        if first and not self._held:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """A process that was started is written down before anything else happens."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            if self.asked.is_set():
+                raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -143,8 +172,9 @@ def check_ports(plan: Plan) -> None:
 class Cluster:
     """The running nodes, and the record that lets `--stop` find them."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, interruption: Interruption) -> None:
         self.plan = plan
+        self.interruption = interruption
         self.processes: list[Process] = []
         if plan.keep:
             self.directory = plan.root / ".cluster" / f"data-{plan.base_port}"
@@ -161,8 +191,9 @@ class Cluster:
         self.write_record()
         try:
             for name in self.plan.names:
-                self.processes.append(Process.of(name, self.launch(name)))
-                self.write_record()
+                with self.interruption.held():
+                    self.processes.append(Process.of(name, self.launch(name)))
+                    self.write_record()
             for process in self.processes:
                 self.wait_until_it_answers(process)
         except BaseException:

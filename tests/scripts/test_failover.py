@@ -17,11 +17,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(tmp_path)
-    made.start(replicas=2)
-    made.write(40)
-    made.converged()
-    yield made
-    made.close()
+    try:
+        made.start(replicas=2)
+        made.write(40)
+        made.converged()
+        yield made
+    finally:
+        made.close()
 
 
 def url(node: Node) -> str:
