@@ -40,7 +40,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vectorizer", "vectorizer.*"]),
-    package_data={"vectorizer": ["py.typed"]},
+    package_data={
+        "vectorizer": ["py.typed"],
+        "vectorizer.rest": ["dashboard.html", "dashboard.css", "dashboard.js"],
+    },
     install_requires=requirements(),
     extras_require={
         "demo": ["scikit-learn>=1.5,<2"],
@@ -56,6 +59,7 @@ setup(
             "openapi-spec-validator>=0.7.1,<1",
             "jsonschema>=4.23,<5",
             "schemathesis>=4.32,<5",
+            "selenium>=4.27,<5",
             "types-gevent",
             "types-psutil",
             "types-PyYAML",

@@ -15,6 +15,7 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
@@ -24,6 +25,8 @@ from vectorizer.native_lock import NativeRLock
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
+Listener = Callable[[float, str, str, dict[str, str]], None]
+"""Called with Unix seconds, level, event and fields as text, in any thread; must not raise."""
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _ORJSON_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
@@ -82,17 +85,22 @@ class _Message:
 class LineHandler(logging.Handler):
     """Writes each record as one line to ``stream``, or to what is ``sys.stderr`` at that moment.
 
-    Counts the lines that it cannot write, and says so in the next one that it can.
+    Events below ``minimum`` are left out. Counts the lines that it cannot write, and says so in the next one
+    that it can.
     """
 
-    def __init__(self, stream: TextIO | None, format: Format) -> None:
+    def __init__(self, stream: TextIO | None, format: Format, minimum: int) -> None:
         super().__init__()
         self.stream = stream
+        self.minimum = minimum
         self.render = json_line if format == "json" else text_line
         self.lines_lost = 0
 
     def createLock(self) -> None:
         self.lock = NativeRLock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= self.minimum or not isinstance(record.msg, _Message)
 
     def emit(self, record: logging.LogRecord) -> None:
         if isinstance(record.msg, _Message):
@@ -112,6 +120,38 @@ class LineHandler(logging.Handler):
             self.lines_lost = 0
 
 
+class Listening(logging.Handler):
+    """Hands each event from info on to a listener until it is closed; made by :func:`listen`."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(logging.INFO)
+        self._listener = listener
+
+    def createLock(self) -> None:
+        self.lock = NativeRLock()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.msg, _Message):
+            texts = {
+                _encodable(name): _encodable(_value_text(value)) for name, value in record.msg.fields.items()
+            }
+            self._listener(record.created, record.levelname.lower(), _encodable(record.msg.event), texts)
+
+    def close(self) -> None:
+        logging.getLogger(_PACKAGE).removeHandler(self)
+        super().close()
+
+
+def listen(listener: Listener) -> Listening:
+    """Call ``listener`` with the events of this process from info on, whatever is written of them."""
+    package = logging.getLogger(_PACKAGE)
+    if package.getEffectiveLevel() > logging.INFO:
+        package.setLevel(logging.INFO)
+    listening = Listening(listener)
+    package.addHandler(listening)
+    return listening
+
+
 def get(name: str) -> Log:
     """Return the log of the module ``name`` (its ``__name__``)."""
     if name != _PACKAGE and not name.startswith(_PACKAGE + "."):
@@ -128,9 +168,10 @@ def configure(level: Level, format: Format, stream: TextIO | None = None) -> Non
     for handler in list(root.handlers):
         if isinstance(handler, LineHandler):
             root.removeHandler(handler)
-    root.addHandler(LineHandler(stream, format))
+    root.addHandler(LineHandler(stream, format, _LEVELS[level]))
     root.setLevel(logging.WARNING)
-    logging.getLogger(_PACKAGE).setLevel(_LEVELS[level])
+    # Listeners hear of everything from info on.
+    logging.getLogger(_PACKAGE).setLevel(min(_LEVELS[level], logging.INFO))
 
 
 def text_line(created: float, level: str, event: str, fields: dict[str, object]) -> str:

@@ -21,6 +21,7 @@ from vectorizer import __version__, logs
 from vectorizer.config import Settings, Source
 from vectorizer.database import Database, node_limits
 from vectorizer.errors import ConfigurationError, DamageError, RequestError
+from vectorizer.events import EventRing
 from vectorizer.histogram import LATENCY_SECS, Histogram
 from vectorizer.loop_delay import LoopDelay
 from vectorizer.maintenance import Maintenance
@@ -31,6 +32,7 @@ from vectorizer.replication.history import History
 from vectorizer.replication_status import ReplicationStatus
 from vectorizer.rest.access import Access
 from vectorizer.rest.app import RestApp
+from vectorizer.rest.dashboard import DashboardRoutes
 from vectorizer.rest.measured import Measured
 from vectorizer.rest.metrics import MetricsRoutes
 from vectorizer.rest.server import RestServer
@@ -58,6 +60,8 @@ class Server:
         self._loop_delay = LoopDelay()
         self._rest = RestServer(settings.server.host, settings.server.port)
         self._lock: Lock | None = None
+        self.events = EventRing(time.time_ns() // 1_000_000)
+        self._listening = logs.listen(self.events.note)
         try:
             journal_syncs = Histogram(LATENCY_SECS)
             disk = MeasuredDisk(journal_syncs)
@@ -92,17 +96,20 @@ class Server:
             )
             self.application = self._application()
         except BaseException:
+            self._listening.close()
             self._rest.close()
             if self._lock is not None:
                 self._lock.release()
             raise
 
     def _application(self) -> RestApp:
+        access = Access(self.security.keys)
         others = [
             *MetricsRoutes(self.metrics.exposition, CONTENT_TYPE).routes(),
             *SwitchoverRoutes(self.status).routes(),
+            *DashboardRoutes(self.events, access).routes(),
         ]
-        return RestApp(self.database, self.status, others, Access(self.security.keys))
+        return RestApp(self.database, self.status, others, access)
 
     @property
     def rest_address(self) -> tuple[str, int]:
@@ -162,6 +169,7 @@ class Server:
         try:
             self.database.close()
         finally:
+            self._listening.close()
             if self._lock is not None:
                 self._lock.release()
 

@@ -221,6 +221,27 @@ def test_a_foreign_handler_sees_event_and_fields() -> None:
     assert handler.messages == ["link_up offset=5"]
 
 
+def test_a_listener_hears_everything_from_info_on_until_it_is_closed() -> None:
+    stream = io.StringIO()
+    logs.configure("error", "text", stream)
+    heard: list[tuple[str, str, dict[str, str]]] = []
+    listening = logs.listen(lambda created, *event: heard.append(event))
+    log = logs.get("vectorizer.tests")
+    log.debug("never_heard")
+    log.info("link_up", offset=5, name="\udc80", odd=Unspeakable())
+    log.error("failed", parts=[1, "a"])
+    logs.configure("error", "text", stream)
+    log.info("still_heard")
+    listening.close()
+    log.info("not_heard")
+    assert [event for _, event, _ in heard] == ["link_up", "failed", "still_heard"]
+    level, _, fields = heard[0]
+    assert (level, fields["offset"], fields["name"]) == ("info", "5", r"\udc80")
+    assert "raises" in fields["odd"]
+    assert heard[1][2] == {"parts": '[1,"a"]'}
+    assert [line.split()[2] for line in stream.getvalue().splitlines()] == ["failed"]
+
+
 class Stuttering(io.StringIO):
     """A stream that sometimes cannot be written to."""
 

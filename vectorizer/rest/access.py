@@ -11,7 +11,7 @@ from typing import Any
 
 from vectorizer import logs
 from vectorizer.errors import forbidden, unauthorized
-from vectorizer.keys import Level
+from vectorizer.keys import Key, Level
 from vectorizer.rest.exchange import Route
 from vectorizer.security import Keys
 
@@ -55,8 +55,7 @@ class Access:
         """RequestError 401 or 403 if the request may not have what it wants."""
         if level is None or not self._keys.enforced:
             return
-        token = _token(environ)
-        key = None if token is None else self._keys.find(token)
+        key = self._key(environ)
         if key is not None and key.level >= level:
             return
         if key is not None:
@@ -67,7 +66,23 @@ class Access:
                 needed=level.word,
             )
         self._note(environ, None)
-        raise unauthorized(given=token is not None)
+        raise unauthorized(given=_token(environ) is not None)
+
+    @property
+    def enforced(self) -> bool:
+        """Whether keys are asked for."""
+        return self._keys.enforced
+
+    def level(self, environ: Mapping[str, Any]) -> Level | None:
+        """What this request may do; None = only what is open."""
+        if not self._keys.enforced:
+            return Level.ADMIN
+        key = self._key(environ)
+        return None if key is None else key.level
+
+    def _key(self, environ: Mapping[str, Any]) -> Key | None:
+        token = _token(environ)
+        return None if token is None else self._keys.find(token)
 
     def _note(self, environ: Mapping[str, Any], name: str | None) -> None:
         """One line for the 1st, 2nd, 4th, 8th ... refusal, so that nobody fills the log by asking."""
