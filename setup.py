@@ -47,6 +47,7 @@ setup(
     install_requires=requirements(),
     extras_require={
         "demo": ["scikit-learn>=1.5,<2"],
+        "parquet": ["pyarrow>=18"],
         "test": [
             "pytest>=8.3,<10",
             "pytest-cov>=6.0,<8",
@@ -60,6 +61,7 @@ setup(
             "jsonschema>=4.23,<5",
             "schemathesis>=4.32,<5",
             "selenium>=4.27,<5",
+            "pyarrow>=18",
             "types-gevent",
             "types-psutil",
             "types-PyYAML",

@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 damage found, 2 a configuration or command that cannot be used.
+"""The command line. Exit codes: 0 done, 1 damage or failure, 2 a configuration or command of no use.
 
 Only :func:`main` prints errors, one sentence each; a bad configuration never shows a traceback.
 """
@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vectorizer import __version__, config, keys_command, logs, manual, openapi_command
+from vectorizer.client import commands as client_commands
 from vectorizer.errors import ConfigurationError
 from vectorizer.sections import TABLE
 from vectorizer.settings import Settings
 
 USAGE_ERROR = 2
-_COMMANDS = ("serve", "config", "check", "keys", "openapi")
+_COMMANDS = ("serve", "config", "check", "keys", "openapi", *client_commands.NAMES)
 _DESCRIPTION = "A vector database that replicates from one master to any number of replicas."
 _EPILOG = """\
 commands:
@@ -28,6 +29,15 @@ commands:
   check DATA_DIR ...         verify data directories of stopped servers, and say what is found
   keys add|list|revoke       API keys of a server, which may be running
   openapi                    print the description of the REST interface (OpenAPI 3.1)
+  diverged FILE              print the operations that a former master kept aside
+
+of a running node, http://127.0.0.1:15002 unless told (docs/CLI.md):
+  status [URL]               show how it is
+  promote URL                make it the master
+  follow URL MASTER          make it a replica
+  switchover URL             hand its mastership over
+  import FILE                put rows into a collection
+  export COLLECTION TARGET   write a collection into a file
 
 Without any configuration it serves as standalone on 127.0.0.1:15002, with its data in ./data. A value is
 taken from a flag, else from what POST /replication/configure stored, else from the environment
@@ -127,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
 
     keys_command.add_parser(commands)
     openapi_command.add_parser(commands)
+    client_commands.add_parsers(commands)
     return parser
 
 

@@ -41,6 +41,7 @@ ROOMS_WITH_THE_WORLD = [
     "replication_status",
     "loop_delay",
     "service_notification",
+    "client/*",
     "rest/*",
     "metrics/exposition",
     "metrics/journal_syncs",
