@@ -16,6 +16,9 @@ from vectorizer.keys import KeyRing, new_key
 
 __all__ = ["quiet_cluster"]
 
+SLOW_BYTES_PER_SEC = 150_000.0
+"""At which a full sync takes some ten seconds."""
+
 pytestmark = pytest.mark.needs("chromium", "chromedriver")
 
 
@@ -73,6 +76,29 @@ def test_numbers_are_true_and_a_death_is_seen(cluster: Cluster, browser: Browser
     browser.wait_text(box_of(first), "Connected")
     browser.wait_text('[data-event="replica_left"]', "connection_lost")
     assert_quiet(browser, master)
+
+
+def test_the_progress_of_a_full_sync_is_shown_at_both_ends(cluster: Cluster, browser: Browser) -> None:
+    cluster.start(replicas=0, collections=["alpha"], replication={"snapshot_chunk_bytes": 64 << 10})
+    cluster.bulk()
+    link = cluster.proxy_to(cluster.master)
+    link.bytes_per_sec = SLOW_BYTES_PER_SEC
+    replica = cluster.replica_node(link.address).start()
+    browser.open(cluster.master)
+    browser.wait_text("#replicas", "to go")
+    browser.wait_text(box_of(replica), "Syncing")
+    shown = "return document.querySelector('#replicas progress')?.value ?? 0"
+    first = wait_until(lambda: browser.run(shown), "the sync has begun")
+    wait_until(lambda: browser.run(shown) > first, "the sync goes on")
+    assert_quiet(browser, cluster.master)
+    browser.open(replica)
+    browser.wait_text("#notice", "Full sync of this node:")
+    browser.wait_text("#writes", "no complete data yet")
+    browser.wait_text("#no-collections", "no complete data yet")
+    link.heal()
+    browser.wait_text("#writes", "read only")
+    browser.wait_text("#collections", "bulk")
+    assert_quiet(browser, replica)
 
 
 def test_a_replica_is_promoted_after_a_confirmation(cluster: Cluster, browser: Browser) -> None:

@@ -240,7 +240,8 @@ function drawFigures(status) {
       status.enabled ? plural(status.stats.lag_operations, "operation") : "no replication"],
     ["connected", "Replicas", `${linked} of ${status.replicas.length}`, "connected"],
     ["window", "Window", count(status.window.operations),
-      `${count(status.window.first_offset)} – ${count(status.window.last_offset)}`],
+      status.window.operations === 0 ? "empty"
+        : `${count(status.window.first_offset)} – ${count(status.window.last_offset)}`],
     ["epoch", "Epoch", count(status.epoch), plural(status.history.length, "mastership")],
     ["syncs", "Syncs", `${count(status.counters.full_syncs)} full`, `${count(status.counters.partial_syncs)} partial`],
   ];
@@ -429,8 +430,9 @@ function drawCollections(found) {
     const scanned = one.vector_count - index.indexed_vectors;
     return [one.name, [
       { text: one.name }, { text: count(one.vector_count) }, { text: count(one.dimension) }, { text: one.metric },
-      { text: `${short.format(Math.floor(percent * 10) / 10)} % in graphs`, percent,
-        note: scanned > 0 ? `${count(scanned)} are scanned` : "" },
+      one.vector_count === 0 ? { text: "no vectors" }
+        : { text: `${short.format(Math.floor(percent * 10) / 10)} % in graphs`, percent,
+          note: scanned > 0 ? `${count(scanned)} are scanned` : "" },
       { text: count(index.segments), note: `${count(index.graphs)} with graph` },
       { text: bytes(one.size.disk_bytes) }, { text: bytes(one.size.memory_bytes) },
     ]];
