@@ -122,8 +122,9 @@ class Checks:
         self._seen.pop(machine.name, None)
 
     def disk_lost(self, machine: Machine) -> None:
-        """Its disk is a new one."""
+        """Its disk is a new one: what it alone had is gone."""
         self._claims.pop(machine.name, None)
+        self.acknowledged = [write for write in self.acknowledged if write.machine != machine.name]
 
     def _told_master(self, machine: Machine, node: Node) -> int:
         """The newest offset that this replica told a master to be durable, if that is of its
@@ -246,6 +247,9 @@ class Checks:
                 self.violated(
                     f"{machine.name} gave up {old} of epoch {newest.epoch} for epoch {theirs.epoch}"
                 )
+            told = key_of(theirs, follows.link.master.offset)
+            if told in self.truth.facts:
+                fork = self.truth.fork_of(old, told)  # what follows the snapshot comes as operations again
         if fork < seen.offset and not self._saved(machine, fork, seen.offset):
             self.violated(
                 f"{machine.name} gave up {fork + 1}..{seen.offset} for {new}, nothing was saved aside"

@@ -177,6 +177,8 @@ class Machine:
     def _task_died(self, task: Task, error: BaseException) -> None:
         for line in traceback.format_exception(error):
             self.watch.note(self.name, f"died: {line.rstrip()}")
+        if self.disk.broken and type(error).__name__ == "NodeFailure":
+            return  # whoever asked for something hears of it, and the process ends
         if not task.native and not task.watched:
             self.watch.trouble(self, f"a greenlet has died of {error!r}")
 
