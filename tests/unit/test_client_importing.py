@@ -434,7 +434,7 @@ def test_a_real_ctrl_c(cluster: Cluster, tmp_path: Path, capsys: Capsys) -> None
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (130, b"")
-    sentence = err.decode().splitlines()[-1]
+    (sentence,) = err.decode().splitlines()
     assert sentence.startswith("vectorizer: interrupted after ")
     assert sentence.endswith("of 20000 rows; the same command goes on from there")
     ran = run(capsys, "import", file, "--url", url(served))

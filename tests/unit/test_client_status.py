@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +121,18 @@ def test_watching_ends_with_ctrl_c(cluster: Cluster, capsys: Capsys) -> None:
     wait_until(shown_thrice)
     watch.kill(KeyboardInterrupt)
     assert watch.value == 0
+
+
+def test_a_real_ctrl_c_while_it_waits(cluster: Cluster) -> None:
+    words = [sys.executable, "-m", "vectorizer", "status", url(cluster.start("one")), "--watch"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith(b"collections"):
+            assert process.poll() is None
+        gevent.sleep(0.1)  # most likely it waits for the next second now; it must not matter
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20)[1] == b""
+    assert process.returncode == 0
 
 
 def test_a_key_is_shown(cluster: Cluster, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:

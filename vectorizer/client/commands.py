@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from vectorizer.client.failures import CommandError, Interrupted, MisuseError
@@ -78,7 +80,8 @@ def _guarded(run: Run) -> Run:
 
     def guarded(arguments: argparse.Namespace) -> int:
         try:
-            return run(arguments)
+            with _quiet_interrupts():
+                return run(arguments)
         except CommandError as error:
             print(f"vectorizer: {error}", file=sys.stderr)
             return error.exit_code
@@ -87,6 +90,18 @@ def _guarded(run: Run) -> Run:
             return Interrupted.exit_code
 
     return guarded
+
+
+@contextlib.contextmanager
+def _quiet_interrupts() -> Iterator[None]:
+    """While greenlets wait, gevent's hub takes Ctrl-C first, and would print it before it hands it on."""
+    hub = gevent.get_hub()
+    before = hub.NOT_ERROR
+    hub.NOT_ERROR = (*before, KeyboardInterrupt)
+    try:
+        yield
+    finally:
+        hub.NOT_ERROR = before
 
 
 def _node(arguments: argparse.Namespace, patience_secs: float = 60.0) -> Node:
