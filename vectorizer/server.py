@@ -121,6 +121,7 @@ class Server:
         try:
             self._start()
         except BaseException:
+            self.roles.stop(0.0)
             self.discard()
             raise
 
