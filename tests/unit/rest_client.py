@@ -65,13 +65,20 @@ class RestNode:
     """A standalone node with its REST interface; ``database`` is for looking behind the scenes."""
 
     def __init__(self, path: Path, **settings: Any) -> None:
-        self.settings = Settings().replaced({name.replace("__", "."): value for name, value in settings.items()})
+        self.settings = Settings().replaced(
+            {name.replace("__", "."): value for name, value in settings.items()}
+        )
         storage, replication = self.settings.storage, self.settings.replication
         directory = DataDirectory(RealDisk(), str(path))
         options = StorageOptions(
-            storage.journal_file_bytes, storage.journal_bytes_max, replication.log_size, replication.log_bytes_max
+            storage.journal_file_bytes,
+            storage.journal_bytes_max,
+            replication.log_size,
+            replication.log_bytes_max,
         )
-        node = Node(open_data(directory, options, new_id), Role.STANDALONE, node_limits(self.settings), new_id)
+        node = Node(
+            open_data(directory, options, new_id), Role.STANDALONE, node_limits(self.settings), new_id
+        )
         self.database = Database(self.settings, directory, node)
         self.maintenance = Maintenance(self.database)
         self.server = RestServer("127.0.0.1", 0)
