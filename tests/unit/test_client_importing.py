@@ -16,7 +16,16 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.unit.served import Cluster, Served, cluster_at, free_port, master_settings, wait_until
+from tests.unit.certificates import make
+from tests.unit.served import (
+    Cluster,
+    Served,
+    cluster_at,
+    free_port,
+    master_settings,
+    replica_settings,
+    wait_until,
+)
 from tests.unit.served_client import row, run, url, write_lines
 from vectorizer.client.failures import CommandError, Interrupted
 from vectorizer.client.importing import Import, Plan
@@ -395,6 +404,23 @@ def test_a_replica_sends_on_to_its_master(
     assert ran.code == 0, ran.err
     assert len(stored(master)) == 1000
     replica.follows(master)
+
+
+@pytest.mark.needs("openssl")
+def test_over_tls(cluster: Cluster, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    ca = make(tmp_path, "ca")
+    own = make(tmp_path, "node", ca)
+    master = cluster.start("master", master_settings(**own.settings))
+    replica = cluster.start("replica", replica_settings(master.address, **own.settings))
+    wait_until(lambda: replica.streams)
+    file = write_lines(tmp_path / "rows.jsonl", [row(number) for number in range(1000)])
+    place = url(replica).replace("http:", "https:")
+    ran = run(capsys, "import", file, "--create", "--url", place)
+    assert (ran.code, "a certificate that is not trusted: " in ran.sentence) == (1, True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca.certificate))
+    ran = run(capsys, "import", file, "--create", "--url", place, "--api-key", "not-needed-here")
+    assert ran.code == 0, ran.err
+    assert master.server.database.node.store.get("rows").vector_count == 1000
 
 
 def test_writes_that_a_failover_lost_are_sent_again(cluster: Cluster, tmp_path: Path) -> None:

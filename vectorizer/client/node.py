@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from ssl import SSLCertVerificationError
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -134,6 +135,10 @@ class Node:
             headers["Content-Type"] = BSON if bson else JSON
         try:
             status, kind, location, data = self._exchange(method, path, body, headers)
+        except SSLCertVerificationError as error:
+            self.close()
+            why = f"{error.verify_message}; SSL_CERT_FILE can name the authority to trust"
+            raise CommandError(f"{self.endpoint} shows a certificate that is not trusted: {why}") from None
         except (OSError, HTTPException) as error:
             self.close()
             what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
