@@ -49,7 +49,7 @@ def _around(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
     setattr(owner, name, lambda *args, **kwargs: wrapper(original, *args, **kwargs))
 
 
-@plant("the sync decision takes a replica in that misses one operation more than the window holds", 30)
+@plant("the sync decision takes a replica in that misses one operation more than the window holds", 80)
 def window_off_by_one() -> None:
     from vectorizer.replication import handshake
 
