@@ -18,7 +18,7 @@ from vectorizer.sections import TABLE
 from vectorizer.settings import Settings
 
 USAGE_ERROR = 2
-_COMMANDS = ("serve", "config", "check", "keys", "openapi", *client_commands.NAMES)
+_COMMANDS = ("serve", "config", "check", "new-identity", "keys", "openapi", *client_commands.NAMES)
 _DESCRIPTION = "A vector database that replicates from one master to any number of replicas."
 _EPILOG = """\
 commands:
@@ -27,6 +27,7 @@ commands:
   config show                print every setting in force and where it was said
   config document FORMAT     print the manual of all settings, as yaml or markdown
   check DATA_DIR ...         verify data directories of stopped servers, and say what is found
+  new-identity DATA_DIR      make the copy of a data directory a node of its own
   keys add|list|revoke       API keys of a server, which may be running
   openapi                    print the description of the REST interface (OpenAPI 3.1)
   diverged FILE              print the operations that a former master kept aside
@@ -135,6 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("directories", metavar="DATA_DIR", nargs="+")
     check.set_defaults(run=_check_data)
 
+    text = "make the copy of a stopped server's data directory a node of its own"
+    renew = commands.add_parser("new-identity", help=text, description=text)
+    renew.add_argument("directory", metavar="DATA_DIR")
+    renew.set_defaults(run=_new_identity)
+
     keys_command.add_parser(commands)
     openapi_command.add_parser(commands)
     client_commands.add_parsers(commands)
@@ -204,3 +210,10 @@ def _check_data(arguments: argparse.Namespace) -> int:
     from vectorizer.check import check_data_directory
 
     return max(check_data_directory(directory, sys.stdout) for directory in arguments.directories)
+
+
+def _new_identity(arguments: argparse.Namespace) -> int:
+    from vectorizer.identity import give_new_identity
+    from vectorizer.server import new_id
+
+    return give_new_identity(arguments.directory, new_id(), sys.stdout)
