@@ -57,6 +57,13 @@ class _Random(types.ModuleType):
         return virtual_gevent.kernel().random.random()
 
 
+class _Deaf:
+    """In the place of what listens to the log for the status."""
+
+    def close(self) -> None:
+        """Nothing closes."""
+
+
 class _QuietDelay:
     """The watch of the event loop has nothing to see here."""
 
@@ -108,6 +115,8 @@ def _replace(server: Any) -> None:
     server.MeasuredDisk = lambda syncs: disk_of_current_process()
     disk.RealDisk.__init__ = _no_real_disk  # type: ignore[method-assign,assignment]
     server.LoopDelay = _QuietDelay
+    # Killed processes never take their listeners back, and `World` listens itself.
+    server.logs.listen = lambda listener: _Deaf()
     server.new_id = lambda: virtual_gevent.kernel().new_id()
     # A set of lines is walked in the order of hashes; those of addresses differ from run to run.
     master.ReplicaLine.__hash__ = _number_of  # type: ignore[method-assign,assignment]
