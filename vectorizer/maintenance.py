@@ -178,7 +178,9 @@ class Maintenance:
                 raise
             self._checkpoint_at = time.monotonic()
             self._checkpoint_position = position
-            database.run_work(self._trim_journal)
+            # The pins change on the event loop: they are read here, not in the native thread.
+            covered = min([node.manifest.offset, *(offset for offset, _, _ in self.pins.values())])
+            database.run_work(self._trim_journal, covered)
             log.debug("checkpoint_done", offset=node.manifest.offset)
             return node.manifest
 
@@ -205,12 +207,11 @@ class Maintenance:
                 del self.pins[owner]
                 log.warning("full_sync_pin_dropped", offset=offset, journal_bytes=journal.bytes_held)
 
-    def _trim_journal(self) -> None:
-        """Journal files go when the manifest covers them and the window does not need them, or has no more
-        room.
+    def _trim_journal(self, covered: int) -> None:
+        """Journal files go when manifest and pins cover them, up to ``covered``, and the window does not need
+        them, or has no more room.
         """
         node, storage = self._database.node, self._database.settings.storage
-        covered = min([node.manifest.offset, *(offset for offset, _, _ in self.pins.values())])
         node.journal.trim(min(covered, node.offset - node.limits.log_size))
         for file in node.journal.files():
             if node.journal.bytes_held <= storage.journal_bytes_max:

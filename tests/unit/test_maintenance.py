@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,6 +202,20 @@ def test_pins_hold_journal_and_files_until_the_bound(cluster: Cluster) -> None:
     maintenance(node).checkpoint()
     assert node.server.database.node.journal.first_offset > 2
     assert held == set()
+
+
+def test_pins_are_read_on_the_event_loop_alone(cluster: Cluster) -> None:
+    class Watched(dict[object, tuple[int, set[str], float]]):
+        def values(self) -> Any:
+            threads.add(threading.get_ident())
+            return super().values()
+
+    threads: set[int] = set()
+    node = cluster.start("node")
+    node.create()
+    maintenance(node).pins = Watched()
+    maintenance(node).checkpoint()
+    assert threads == {threading.get_ident()}
 
 
 def test_a_pin_that_is_too_old_is_dropped(cluster: Cluster) -> None:
