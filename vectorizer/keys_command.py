@@ -107,7 +107,10 @@ def _change(path: str, change: Callable[[KeyRing], KeyRing]) -> None:
         fcntl.flock(directory, fcntl.LOCK_EX)
         content = change(_read(path)).encode()
         aside = f"{path}.{os.getpid()}.new"
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)  # of a command that was killed
+        # O_EXCL: root must not follow a link that the server's user has put there, and give its target away.
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
         try:
             with open(handle, "wb") as file:
                 _give_to_the_server(handle, path if os.path.exists(path) else folder)

@@ -282,6 +282,16 @@ def test_commands_at_the_same_time_lose_no_key(tmp_path: Path) -> None:
     assert sorted(key.name for key in ring.keys) == ["k0", "k1", "k2", "k3"]
 
 
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    victim, data = tmp_path / "victim", tmp_path / "data"
+    victim.write_text("of somebody else")
+    data.mkdir()
+    (data / f"keys.{os.getpid()}.new").symlink_to(victim)
+    assert main(["keys", "add", "--data-dir", str(data)]) == 0
+    assert victim.read_text() == "of somebody else"
+    assert os.listdir(data) == ["keys"] and not (data / "keys").is_symlink()
+
+
 def test_a_keys_file_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     made = run("add", "--data-dir", str(tmp_path / "file"))
