@@ -166,6 +166,14 @@ class Database:
         if node.fenced is not None and node.role is not Role.REPLICA and node.failure is None:
             self._released.wait(HELD_SECS)
 
+    def guard_writable(self) -> None:
+        """Return when writes are let in; RequestError if they are not.
+
+        What is looked up after it, without a switch of greenlets, still holds when ``write`` commits.
+        """
+        self.wait_writable()
+        self.node.guard_writable()
+
     def hold_writes(self, reason: str) -> None:
         """Let writes wait while the role changes."""
         self._released.clear()

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import gevent
+import gevent.socket
 import numpy as np
 import pytest
 from bson.binary import Binary
@@ -176,6 +177,25 @@ def test_bad_ids_in_paths(node: RestNode, part: str, sentence: str) -> None:
 
 
 # -- replace and delete --------------------------------------------------------------------------------------
+
+
+def test_what_a_held_write_replaces_is_looked_at_when_it_is_let_in(node: RestNode) -> None:
+    one, database = node.create(), node.database
+    node.post(one + "/vectors", {"vectors": [{"id": "a", "vector": [1, 2, 3], "payload": {"n": 1}}]})
+    body = b'{"payload":{"n":2}}'
+    head = f"PUT {one}/vectors/a HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with gevent.socket.create_connection((node.server.host, node.server.port), timeout=10) as sock:
+        sock.sendall(head + body[:5])
+        gevent.sleep(0.1)  # it is past the first look at whether writes are taken
+        database.hold_writes("a switchover is under way")
+        sock.sendall(body[5:])
+        gevent.sleep(0.1)
+        database.release_writes()
+        other = Rows([b"a"], np.array([[4, 5, 6]], np.float32), [b""])
+        database.node.commit(Upsert("c", other), 0.0, 0)  # another that waited is first
+        database.committed()
+        assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    assert node.get(one + "/vectors/a").body == {"id": "a", "vector": [4.0, 5.0, 6.0], "payload": {"n": 2}}
 
 
 def test_replace_vector_payload_or_both(node: RestNode) -> None:

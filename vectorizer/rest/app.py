@@ -134,9 +134,8 @@ class RestApp:
 
     def _guard_writable(self, environ: Mapping[str, Any]) -> None:
         node = self._database.node
-        self._database.wait_writable()
         try:
-            node.guard_writable()
+            self._database.guard_writable()
         except RequestError as error:
             redirect = self._database.settings.replication.replica_writes == "redirect"
             if error.error_type != "read_only_replica" or not redirect or node.master_url is None:

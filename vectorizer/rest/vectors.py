@@ -162,8 +162,7 @@ class VectorRoutes:
         payload: bytes | None = None
         if "payload" in values:
             payload = read_payload(values["payload"], "payload", self._limits.payload_bytes_max)
-        # From here to the commit no other greenlet runs.
-        self._same(collection, name)
+        self._last_switch(collection, name)
         chunk, row = self._locate(collection, id_)
         if vector is None:
             vector = chunk.vectors[row]
@@ -192,7 +191,7 @@ class VectorRoutes:
         else:
             items = self._items_table.read(document)["vectors"]
             rows = rows_of_items(items, row_limits, request.breathe)
-        self._same(collection, name)
+        self._last_switch(collection, name)
         result = self._database.write(Upsert(name, rows))
         return written(result, ids=[id_.decode() for id_ in rows.ids], upserted=len(rows))
 
@@ -205,12 +204,12 @@ class VectorRoutes:
         if values["ids"] is not None:
             ids = self._ids(values["ids"])
             request.breathe()
-            self._same(collection, name)
+            self._last_switch(collection, name)
             ids = collection.existing(ids)
         else:
             parsed = parse_filter(values["filter"], "filter", self._limits.filter_conditions_max)
             found = _matching(self._database.view(name), parsed, request.breathe)
-            self._same(collection, name)
+            self._last_switch(collection, name)
             ids = _unchanged(collection, parsed, found)
         # The ids are those of this moment: no other greenlet has run since they were looked up.
         node = self._database.node
@@ -262,8 +261,13 @@ class VectorRoutes:
             raise not_found("vector", id_.decode())
         return found
 
-    def _same(self, collection: Collection, name: str) -> None:
-        """Whether the name still means the collection for which the request was checked."""
+    def _last_switch(self, collection: Collection, name: str) -> None:
+        """Wait here, where writes are held: from here to the commit no other greenlet runs.
+
+        RequestError if they are not let in, or if the name no longer means the collection for which the
+        request was checked.
+        """
+        self._database.guard_writable()
         if self._database.collection(name) is not collection:
             raise conflict(f"collection {name!r} was replaced while this request was read; send it again")
 
