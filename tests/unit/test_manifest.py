@@ -53,6 +53,12 @@ def segment(document: Any) -> Any:
         (lambda d: segment(d).update(files={"a/b": [1, 2]}), "is not a file name"),
         (lambda d: segment(d).update(deleted_rows=b"\xff\x00\x00\x00"), "does not have"),
         (lambda d: segment(d).update(deleted_at=b""), "does not have"),
+        (
+            lambda d: segment(d).update(
+                deleted_rows=b"\xff\xff\xff\xff\0\0\0\0", deleted_at=2 * segment(d)["deleted_at"]
+            ),
+            "does not have",
+        ),
     ],
 )
 def test_what_is_refused(document: Any, change: Any, what: str) -> None:

@@ -175,7 +175,8 @@ def _segment_record(document: Any) -> SegmentRecord:
     rows = _whole(document["rows"])
     deleted_rows = np.frombuffer(document["deleted_rows"], "<i4").astype(np.int32)
     deleted_at = np.frombuffer(document["deleted_at"], "<i8").astype(np.int64)
-    if len(deleted_rows) != len(deleted_at) or (len(deleted_rows) and not 0 <= deleted_rows.max() < rows):
+    inside = not len(deleted_rows) or (deleted_rows.min() >= 0 and deleted_rows.max() < rows)
+    if len(deleted_rows) != len(deleted_at) or not inside:
         raise ValueError(f"segment {directory!r} has deletions of rows that it does not have")
     return SegmentRecord(
         _plain_name(document["name"]),
