@@ -7,9 +7,12 @@ import pytest
 from vectorizer.replication.log import ReplicationLog
 from vectorizer.replication.progress import (
     FLAP_WINDOW_SECS,
+    OTHER_REASONS,
+    REASONS_MAX,
     ROWS_MAX,
     Phase,
     Progress,
+    Reasons,
     ReplicaTable,
     SyncProgress,
 )
@@ -125,6 +128,15 @@ def test_invented_node_ids_do_not_fill_the_memory() -> None:
     assert len(table) == ROWS_MAX
     assert table.get("r3") is not None
     assert table.get("r0") is None
+
+
+def test_invented_reasons_do_not_fill_the_memory() -> None:
+    reasons = Reasons()
+    for number in range(REASONS_MAX + 50):
+        reasons.note(f"r{number}")
+    reasons.note("r0")
+    assert len(reasons) == REASONS_MAX + 1
+    assert (reasons["r0"], reasons[OTHER_REASONS]) == (2, 50)
 
 
 def test_living_rows_are_never_dropped() -> None:

@@ -46,7 +46,7 @@ from vectorizer.replication.messages import (
     Snapshot,
     Welcome,
 )
-from vectorizer.replication.progress import Phase, ReplicaTable
+from vectorizer.replication.progress import REASONS_MAX, Phase, ReplicaTable
 from vectorizer.replication.session import BATCH_BYTES, HELLOS_MAX, JOURNAL_PATIENCE_SECS, MasterSession
 from vectorizer.replication.states import SESSION_LEGAL, SessionState
 from vectorizer.replication.transfer import UNACKNOWLEDGED_BYTES_MAX
@@ -319,6 +319,14 @@ def test_a_peer_that_never_says_hello_is_refused() -> None:
     wanted = everything(session, NOW + 3.0)
     assert kinds(wanted) == ["refuse", "Close"]
     assert session.close_reason == "handshake_timeout"
+
+
+def test_strangers_that_make_up_reasons_do_not_fill_the_memory() -> None:
+    node, table = master(), ReplicaTable()
+    for number in range(3 * REASONS_MAX):
+        tell(session_of(node, table), Refuse(f"r{number}", ""))
+    assert len(table.totals.refusals) <= REASONS_MAX + 1
+    assert table.totals.refusals.total() == 3 * REASONS_MAX
 
 
 def test_a_late_hello_is_late_though_bytes_come() -> None:

@@ -183,7 +183,7 @@ class ReplicaLink:
         refused = error.code in _REFUSALS
         farewell = (messages.Refuse if refused else messages.Goodbye)(error.code, str(error)[:SENTENCE_MAX])
         if refused:
-            self.totals.refusals[error.code] += 1
+            self.totals.refusals.note(error.code)
             self._end_state = LinkState.REFUSED
         self._end(error.code, str(error), farewell, now)
 
@@ -364,7 +364,7 @@ class ReplicaLink:
             window=[welcome.window_first, welcome.window_last],
         )
         self.sync = SyncProgress(welcome.offset, welcome.reason, now)
-        self.totals.full_sync_reasons[welcome.reason] += 1
+        self.totals.full_sync_reasons.note(welcome.reason)
         diverged = 0 < self.node.offset > welcome.fork_offset and self.node.history.shares_entry(
             welcome.history
         )
@@ -429,7 +429,7 @@ class ReplicaLink:
         self._end(goodbye.reason, goodbye.message or "the master closed the link", None, now)
 
     def _refused(self, refuse: messages.Refuse, now: float, now_ms: int) -> None:
-        self.totals.refusals[refuse.reason] += 1
+        self.totals.refusals.note(refuse.reason)
         self._end_state = LinkState.REFUSED
         self._end(refuse.reason, refuse.message, None, now)
 
@@ -478,7 +478,8 @@ class ReplicaLink:
         was_connected = self.state in CONNECTED
         self.state = LinkState.CLOSING
         self.reason, self.message, self.up_since = reason, message, None
-        self.totals.disconnects[reason] += was_connected
+        if was_connected:
+            self.totals.disconnects.note(reason)
         self._outbox = [item for item in self._outbox if isinstance(item, Report)]
         self._work = []
         if self._receipt is not None:

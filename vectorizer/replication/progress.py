@@ -34,6 +34,8 @@ from vectorizer.histogram import TRANSFER_BYTES, TRANSFER_SECS, Histogram
 FLAP_WINDOW_SECS = 60.0
 FLAP_LINKS = 3
 ROWS_MAX = 1000  # a peer that makes up node ids must not fill the memory
+REASONS_MAX = 100  # nor one that makes up reasons; there are about forty
+OTHER_REASONS = "other"
 
 
 class Phase(StrEnum):
@@ -134,6 +136,14 @@ class Progress:
         return len(self.replaced) == FLAP_LINKS and now - self.replaced[0] <= FLAP_WINDOW_SECS
 
 
+class Reasons(Counter[str]):
+    """How often, by reason. Peers say some of them: what comes after REASONS_MAX counts as ``other``."""
+
+    def note(self, reason: str) -> None:
+        """Once more."""
+        self[reason if reason in self or len(self) < REASONS_MAX else OTHER_REASONS] += 1
+
+
 @dataclass(slots=True)
 class Totals:
     """Counters since this node became master, or replica. They outlive the rows."""
@@ -144,9 +154,9 @@ class Totals:
     bytes_received: int = 0
     last_sync_ms: int = 0
     snapshot_bytes: int = 0
-    refusals: Counter[str] = field(default_factory=Counter)  # by reason
-    full_sync_reasons: Counter[str] = field(default_factory=Counter)
-    disconnects: Counter[str] = field(default_factory=Counter)  # by reason
+    refusals: Reasons = field(default_factory=Reasons)
+    full_sync_reasons: Reasons = field(default_factory=Reasons)
+    disconnects: Reasons = field(default_factory=Reasons)
     full_sync_secs: Histogram = field(default_factory=lambda: Histogram(TRANSFER_SECS))  # of those finished
     full_sync_bytes: Histogram = field(default_factory=lambda: Histogram(TRANSFER_BYTES))
 
@@ -210,7 +220,7 @@ class ReplicaTable:
     def detach(self, progress: Progress, reason: str, now: float) -> None:
         """The link of this row is gone. The row stays until it is forgotten."""
         if progress.phase is not Phase.GONE:
-            self.totals.disconnects[reason] += 1
+            self.totals.disconnects.note(reason)
             progress.phase, progress.gone_at, progress.gone_reason = Phase.GONE, now, reason
         progress.sync = None
 

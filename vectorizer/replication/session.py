@@ -203,7 +203,7 @@ class MasterSession:
     def close(self, reason: str, message: str, now: float) -> None:
         """End this link politely. What was not handed over yet is not sent any more."""
         if self.state in STRANGER or self.state is SessionState.CHECKING:
-            self.table.totals.refusals[reason] += 1
+            self.table.totals.refusals.note(reason)
             self._end(reason, message, messages.Refuse(reason, message[:SENTENCE_MAX]), now)
         elif self.state not in (SessionState.CLOSING, SessionState.CLOSED):
             self._end(reason, message, messages.Goodbye(reason, message[:SENTENCE_MAX]), now)
@@ -327,7 +327,7 @@ class MasterSession:
         self._end(goodbye.reason, goodbye.message, None, now)
 
     def _refused(self, refuse: messages.Refuse, now: float, now_ms: int) -> None:
-        self.table.totals.refusals[refuse.reason] += 1
+        self.table.totals.refusals.note(refuse.reason)
         self._end(refuse.reason, refuse.message, None, now)
         self._report("replica_refuses", warning=True, reason=refuse.reason, message=refuse.message)
 
@@ -355,7 +355,7 @@ class MasterSession:
         else:
             self.state = SessionState.OFFERED
             progress.sync = SyncProgress(self.node.offset, str(decision.reason), now)
-            self.table.totals.full_sync_reasons[str(decision.reason)] += 1
+            self.table.totals.full_sync_reasons.note(str(decision.reason))
 
     def _attach(self, hello: messages.Hello, decision: Decision, now: float, now_ms: int) -> Progress:
         """The replica's row: new with the first hello of this link, the same with a second one."""
@@ -388,7 +388,7 @@ class MasterSession:
         return progress
 
     def _refuse(self, refuse: messages.Refuse, now: float) -> None:
-        self.table.totals.refusals[refuse.reason] += 1
+        self.table.totals.refusals.note(refuse.reason)
         self._end(refuse.reason, refuse.message, refuse, now)
         self._report("replica_refused", warning=True, reason=refuse.reason, message=refuse.message)
 
