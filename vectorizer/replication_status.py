@@ -89,6 +89,8 @@ class ReplicationStatus:
 
     def _view(self) -> StatusView:
         master, replica = self._roles.master, self._roles.replica
+        if master is not None:
+            master.forget_gone()
         return StatusView(
             node=self._database.node,
             table=None if master is None else master.table,

@@ -54,6 +54,14 @@ def test_a_master_and_its_replica_tell_the_same(cluster: Cluster) -> None:
     wait_until(lambda: master.status()["event_loop"]["max_ms"] > 0, "a sample")
 
 
+def test_a_replica_that_is_gone_is_forgotten_though_nothing_else_happens(cluster: Cluster) -> None:
+    master = cluster.master(**{"replication.replica_forget_secs": 0.3})
+    replica = cluster.replica(master)
+    wait_until(lambda: master.request("GET", "/replication/replicas")[1]["count"] == 1, "the replica")
+    replica.stop()
+    wait_until(lambda: master.request("GET", "/replication/replicas")[1]["count"] == 0, "forgetting", 5)
+
+
 def test_a_loop_that_was_never_measured() -> None:
     assert LoopDelay().document() == {"p99_ms": 0.0, "recent_max_ms": 0.0, "max_ms": 0.0}
 

@@ -75,6 +75,7 @@ class NodeMetrics:
         master, replica = self._roles.master, self._roles.replica
         totals: dict[str, Totals] = {}
         if master is not None:
+            master.forget_gone()
             totals["master"] = master.table.totals
             yield from replication.master_families(node, master.table, master.turned_away, now)
         if replica is not None:

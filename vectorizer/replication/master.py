@@ -221,6 +221,10 @@ class MasterServer:
         """A connection is closed and its session told."""
         self._lines.discard(line)
         self.acknowledged.set()
+        self.forget_gone()
+
+    def forget_gone(self) -> None:
+        """Drop the rows of replicas that have been gone for too long; whoever shows the table asks for it."""
         self.table.forget(time.monotonic(), self.database.settings.replication.replica_forget_secs)
 
     def close_replaced(self, progress: Progress) -> None:
