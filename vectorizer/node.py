@@ -305,10 +305,6 @@ class Node:
         self.limits = limits
         self.log.set_limits(limits.log_size, limits.log_bytes_max)
 
-    def frames_after(self, offset: int, bytes_max: int) -> list[bytes] | None:
-        """Frames that replicas may have, from memory; None if they are only in the journal."""
-        return self.log.read(offset, bytes_max, self.sendable_offset)
-
     def checksum_at(self, offset: int) -> int | None:
         """Checksum of the operation at an offset, from memory; None where it is not held."""
         if offset == self.offset:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from tests.unit.stored import OPTIONS, StoredNode, content
 from vectorizer.errors import DamageError
 from vectorizer.node import Node, Role
 from vectorizer.replication.history import History
-from vectorizer.storage.checkpoint import capture
 from vectorizer.storage.data_directory import DataDirectory
 from vectorizer.storage.disk import RealDisk
 from vectorizer.storage.manifest import Manifest
@@ -249,6 +247,3 @@ def test_a_checkpoint_without_room_changes_nothing(tmp_path: Path, monkeypatch: 
     node.restart()
     assert node.node.offset == 3
     node.checkpoint()
-    assert capture(node.directory, 1, replace(before), node.node.store, set(), {"a": 1}).manifest.stored == {
-        "a": 1
-    }

@@ -222,7 +222,7 @@ def test_there_is_no_data_to_read_while_there_is_none_complete(database: Databas
 def test_a_failed_apply_of_the_stream_is_told(database: Database) -> None:
     database.write(Create(config()))
     database.flush()
-    frames = database.node.frames_after(0, 1 << 20)
+    frames = database.node.log.read(0, 1 << 20, database.node.sendable_offset)
     assert frames is not None
     with pytest.raises(Exception, match="does not follow"):
         database.apply_frame(frames[0])

@@ -119,8 +119,6 @@ class MasterServer:
         """Host and port of the listener."""
         self._lines: set[ReplicaLine] = set()
         self._acceptor: Greenlet | None = None
-        self.may_depose: Callable[[messages.Hello], bool] = lambda hello: True
-        """Whether a peer is believed that there is a newer mastership."""
         self.turned_away = 0
         """Connections closed at once because there were too many."""
 
@@ -173,7 +171,7 @@ class MasterServer:
         """A master that hears of a newer mastership of its own history stops writing, and says so."""
         node = self.database.node
         refusal = None if node.role is not Role.MASTER else handshake.overruled(node, hello)
-        if refusal is not None and self.may_depose(hello) and node.deposed is None:
+        if refusal is not None and node.deposed is None:
             current = hello.history.current
             assert current is not None
             node.deposed = Deposed(hello.node_id, current.replication_id, hello.history.epoch)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -131,7 +130,6 @@ def capture(
     base: Manifest,
     store: Store,
     pinned: set[str],
-    stored: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Note all that a manifest at ``base``'s offset needs. Pure and quick.
 
@@ -155,8 +153,7 @@ def capture(
         )
         captured.append(_Captured(collection, record, view.chunks, files))
         pinned = pinned | {segment.directory_name for segment in collection.segments}
-    manifest = base if stored is None else base.with_stored(stored)
-    return Checkpoint(directory, generation, manifest, captured, pinned)
+    return Checkpoint(directory, generation, base, captured, pinned)
 
 
 def remember_written(chunk: GrowingChunk, generation: int, rows: int, files: Mapping[str, FileInfo]) -> None:
