@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.served import Cluster, Served, cluster_at, wait_until
-from vectorizer.node import NodeFailure
+from vectorizer.node import Deposed, NodeFailure
 
 PROBES = ("/primary", "/replica", "/readiness", "/liveness")
 
@@ -81,6 +81,8 @@ def test_a_node_that_keeps_itself_from_writing_says_why(cluster: Cluster) -> Non
     assert answers(node)["/primary"] == "switchover"
     node.server.database.node.fence(None)
     assert answers(node)["/primary"] is None
+    node.server.database.node.deposed = Deposed("n2", "m2", 2)
+    assert answers(node)["/primary"] == "deposed"
 
 
 def test_a_node_that_has_failed_says_no_to_everything(cluster: Cluster) -> None:

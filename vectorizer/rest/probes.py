@@ -57,7 +57,9 @@ class ProbeRoutes:
         node = self._database.node
         if node.writable:
             return self._answer(None)
-        return self._answer("read_only_replica" if node.role is Role.REPLICA else node.fenced or "failed")
+        if node.failure is not None:
+            return self._answer("failed")
+        return self._answer("read_only_replica" if node.role is Role.REPLICA else node.fenced or "deposed")
 
     def replica(self, request: Request) -> Answer:
         """Whether its link is up does not matter, only the age of its data, if a limit is given."""
