@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from vectorizer.errors import DamageError
-from vectorizer.storage.data_directory import DataDirectory
+from vectorizer.storage.data_directory import CURRENT, DataDirectory
 from vectorizer.storage.disk import RealDisk, checksum_of
 from vectorizer.storage.graph_files import GRAPH_FILES
 from vectorizer.storage.journal_recovery import inspect
@@ -24,6 +24,9 @@ def check_data_directory(path: str, out: TextIO) -> int:
         print(f"{path}: there is no such directory", file=out)
         return UNUSABLE
     try:
+        if not disk.exists(f"{path}/{CURRENT}") and not directory.generations():
+            print(f"{path}: it holds no data", file=out)  # and is no place for a file with a lock
+            return UNUSABLE
         lock = disk.lock(f"{path}/LOCK")
     except BlockingIOError:
         print(f"{path}: a running server holds it; stop that first", file=out)

@@ -102,6 +102,7 @@ def test_what_holds_no_data(tmp_path: Path) -> None:
     assert check(tmp_path / "nothing") == (2, f"{tmp_path}/nothing: there is no such directory\n")
     (tmp_path / "empty").mkdir()
     assert check(tmp_path / "empty") == (2, f"{tmp_path}/empty: it holds no data\n")
+    assert os.listdir(tmp_path / "empty") == []
     (tmp_path / "file").write_text("")
     code, said = check(tmp_path / "file")
     assert (code, said.endswith("it cannot be locked: Not a directory\n")) == (2, True)
