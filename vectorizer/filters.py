@@ -28,6 +28,8 @@ from vectorizer.storage.chunk import ChunkView
 
 DEPTH_MAX = 16
 KEY_BYTES_MAX = 1024
+VALUES_MAX = 50_000
+"""Values in all ``any`` of a filter: parsing them, and looking them up in a block, holds the event loop."""
 CLAUSES = ("must", "should", "must_not")
 TESTS = ("match", "range", "exists")
 BOUNDS = ("gt", "gte", "lt", "lte")
@@ -191,6 +193,7 @@ def _place(column: Column, word: str) -> int | None:
 class _Parser:
     conditions_max: int
     conditions: int = 0
+    values: int = 0
     paths: dict[str, None] = field(default_factory=dict)
 
     def clauses(self, document: Any, where: str, depth: int) -> Clauses:
@@ -233,8 +236,18 @@ class _Parser:
             raise validation(f"{where} must have exactly one of {', '.join(TESTS)}", field=where)
         self.paths[key] = None
         test = tests[0]
+        self._count_values(item[test])
         read = {"match": _match, "range": _range, "exists": _exists}[test]
         return read(key, item[test], f"{where}.{test}")
+
+    def _count_values(self, document: Any) -> None:
+        values = document.get("any") if isinstance(document, Mapping) else None
+        self.values += len(values) if isinstance(values, list) else 0
+        if self.values > VALUES_MAX:
+            raise validation(
+                f"the filter compares with {self.values} values in `any`, the limit is {VALUES_MAX}",
+                limit=VALUES_MAX,
+            )
 
 
 def _only(document: Mapping[str, Any], known: Sequence[str], where: str) -> None:

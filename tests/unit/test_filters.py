@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.chunks import Breaths, chunk_of
 from vectorizer import codec
 from vectorizer.errors import RequestError
-from vectorizer.filters import DEPTH_MAX, parse_filter
+from vectorizer.filters import DEPTH_MAX, VALUES_MAX, parse_filter
 from vectorizer.storage.chunk import ChunkView
 
 
@@ -211,6 +211,13 @@ def test_refusals_name_the_place(document: Any, sentence: str) -> None:
         parse_filter(document, "filter", 256)
     assert caught.value.status_code == 400
     assert sentence in caught.value.message
+
+
+def test_the_values_of_a_filter_are_bounded_together() -> None:
+    half = {"key": "a", "match": {"any": ["x"] * (VALUES_MAX // 2)}}
+    parse_filter({"must": [half, half]}, "filter", 5)
+    with pytest.raises(RequestError, match=f"{VALUES_MAX + 1} values in `any`, the limit is {VALUES_MAX}"):
+        parse_filter({"must": [half, half, {"key": "a", "match": {"any": [1]}}]}, "filter", 5)
 
 
 def test_number_of_conditions_and_depth_are_bounded() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vectorizer.filters import BOUNDS, CLAUSES, KEY_BYTES_MAX
+from vectorizer.filters import BOUNDS, CLAUSES, KEY_BYTES_MAX, VALUES_MAX
 from vectorizer.rest.schema import Raw
 from vectorizer.rest.shapes import BOOLEAN, NUMBER, STRING, Named, Shape, list_of, record
 
@@ -14,7 +14,8 @@ _KEY: Shape = {
     "maxLength": KEY_BYTES_MAX,
     "description": "Keys of the payload, joined by dots.",
 }
-_MATCH: Shape = {"oneOf": [record({"value": _SCALAR}), record({"any": {**list_of(_SCALAR), "minItems": 1}})]}
+_ANY: Shape = {**list_of(_SCALAR), "minItems": 1, "maxItems": VALUES_MAX}
+_MATCH: Shape = {"oneOf": [record({"value": _SCALAR}), record({"any": _ANY})]}
 _RANGE: Shape = {
     "anyOf": [
         {**record(dict.fromkeys(BOUNDS, bound), optional=BOUNDS), "minProperties": 1}
