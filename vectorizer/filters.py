@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vectorizer.columns import Block, Breathe, Column, Mask, block_of_payload, blocks_of
+from vectorizer.columns import Block, Breathe, Column, Mask, block_of_payload, blocks_of, go_on
 from vectorizer.errors import validation
 from vectorizer.storage.chunk import ChunkView
 
@@ -170,7 +170,7 @@ class Filter:
 
     def matches(self, payload: bytes) -> bool:
         """Whether a single payload (canonical BSON or ``b""``) satisfies it."""
-        return bool(self.root.mask(block_of_payload(payload, self.paths), _go_on)[0])
+        return bool(self.root.mask(block_of_payload(payload, self.paths), go_on)[0])
 
 
 def parse_filter(document: Any, where: str, conditions_max: int) -> Filter:
@@ -178,10 +178,6 @@ def parse_filter(document: Any, where: str, conditions_max: int) -> Filter:
     parser = _Parser(conditions_max)
     root = parser.clauses(document, where, 1)
     return Filter(root, tuple(parser.paths))
-
-
-def _go_on() -> None:
-    """A single row needs no breath."""
 
 
 def _place(column: Column, word: str) -> int | None:

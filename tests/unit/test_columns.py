@@ -8,7 +8,16 @@ import pytest
 
 from tests.unit.chunks import Breaths, chunk_of
 from vectorizer import codec
-from vectorizer.columns import BLOCK_ROWS, CACHE_KEY, COLUMNS_MAX, block_of_payload, blocks_of
+from vectorizer.columns import (
+    BLOCK_ROWS,
+    CACHE_KEY,
+    COLUMNS_MAX,
+    SAMPLE_STEP,
+    SLICE_VALUES,
+    ColumnBuilder,
+    block_of_payload,
+    blocks_of,
+)
 from vectorizer.filters import parse_filter
 from vectorizer.storage.chunk import ChunkView
 
@@ -55,6 +64,20 @@ def test_each_type_has_its_own_array() -> None:
     )
     assert column.null.tolist() == column.true.tolist() == [True, False, False, False]
     assert column.false.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("count", [0, 1, SAMPLE_STEP + 1, SLICE_VALUES, SLICE_VALUES + 1, 5 * SLICE_VALUES])
+def test_a_large_column_is_made_with_breaths(count: int) -> None:
+    builder, breathe = ColumnBuilder(("v",)), Breaths()
+    words = [f"{number * 7919 % 10_007}" for number in range(count)]
+    for number, word in enumerate(words):
+        builder.add({"v": [word, number, number / 2]})
+    column = builder.column(breathe)
+    assert column.dictionary == sorted(set(words))
+    assert [column.dictionary[place] for place in column.words.tolist()] == words
+    assert column.word_owners.tolist() == column.integers.tolist() == list(range(count))
+    assert column.floats.tolist() == [number / 2 for number in range(count)]
+    assert breathe.count >= 8 * (count // SLICE_VALUES)
 
 
 def test_columns_of_growing_rows_are_kept_by_blocks() -> None:
