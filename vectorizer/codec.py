@@ -13,6 +13,7 @@ import bson
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
 
 from vectorizer.errors import VectorizerError, validation
 
@@ -33,6 +34,11 @@ def encode(document: Mapping[str, Any]) -> bytes:
         return bson.encode(document)
     except (BSONError, OverflowError, ValueError, TypeError) as error:
         raise CodecError(f"cannot be written as BSON: {error}") from error
+
+
+def encoded(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The document as BSON already, to be put into another one: so a large one is encoded in pieces."""
+    return RawBSONDocument(encode(document))
 
 
 def decode(body: bytes | memoryview) -> dict[str, Any]:

@@ -159,7 +159,10 @@ class SearchRoutes:
         self._check_size(questions, collection)
         found = zip(questions, self._hits(request, name, questions), strict=True)
         if request.answers_bson:
-            answers = [_answer(request, name, question.options, hits) for question, hits in found]
+            answers = []
+            for question, hits in found:  # one by one: all at once would hold the event loop
+                answers.append(codec.encoded(_answer(request, name, question.options, hits)))
+                request.breathe()
             return Answer({"results": answers, "collection": name})
         encoded = b",".join(
             _encoded_answer(request, name, question.options, hits) for question, hits in found
