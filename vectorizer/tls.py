@@ -60,11 +60,18 @@ def replica_context(security: Security) -> ssl.SSLContext | None:
 
 
 def own_fingerprint(security: Security) -> bytes:
-    """What peers know this node's certificate by."""
+    """What peers know this node's certificate by. ConfigurationError if it is not written as usual."""
     with open(security.tls_certificate, encoding="ascii", errors="replace") as file:
         text = file.read()
-    first = text[text.index(_BEGIN) : text.index(_END) + len(_END)]
-    return fingerprint(ssl.PEM_cert_to_DER_cert(first))
+    try:
+        first = text[text.index(_BEGIN) : text.index(_END) + len(_END)]
+        return fingerprint(ssl.PEM_cert_to_DER_cert(first))
+    except ValueError:  # OpenSSL takes "BEGIN X509 CERTIFICATE" and "BEGIN TRUSTED CERTIFICATE", too
+        raise ConfigurationError(
+            f"certificate {security.tls_certificate} cannot be used: it has no line {_BEGIN}",
+            key="security.tls_certificate",
+            accepted="a certificate as PEM",
+        ) from None
 
 
 def fingerprint(certificate: bytes) -> bytes:

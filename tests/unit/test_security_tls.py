@@ -286,12 +286,16 @@ def test_a_peer_that_never_begins_with_tls_is_let_go(
 
 def test_files_that_cannot_be_used_end_the_start(own: Certificate, ca: Certificate, tmp_path: Path) -> None:
     (tmp_path / "nonsense").write_text("nonsense")
+    # OpenSSL takes it, the standard library's reader does not.
+    old = own.certificate.read_text().replace("N CERTIFICATE", "N X509 CERTIFICATE")
+    (tmp_path / "old").write_text(old.replace("D CERTIFICATE", "D X509 CERTIFICATE"))
     wrong: list[dict[str, Any]] = [
         {"security.tls_certificate": str(own.certificate)},
         {"security.tls_key": str(own.key)},
         {**own.settings, "security.tls_key": str(ca.key)},
         {**own.settings, "security.tls_certificate": str(tmp_path / "none")},
         {**own.settings, "security.tls_certificate": str(tmp_path / "nonsense")},
+        replicated(MASTER, own.settings, {"security.tls_certificate": str(tmp_path / "old")}),
         replicated(own.settings, {"security.tls_ca": str(tmp_path / "nonsense")}),
         replicated(MASTER),
     ]
