@@ -44,7 +44,8 @@ def give_new_identity(path: str, new_id: str, out: TextIO) -> int:
     except DamageError as error:
         return _refused(path, f"damaged: {error}", out)
     except OSError as error:
-        return _refused(path, f"it cannot be changed: {error}", out)
+        print(f"{path}: cut half-way ({error}); `vectorizer check` tells which node it is now", file=out)
+        return REFUSED
     finally:
         lock.release()
     print(f"{path}: node {new_id} now, it was {manifest.node_id}", file=out)

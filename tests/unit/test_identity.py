@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from tests.unit.served import Cluster, cluster_at
 from vectorizer.identity import give_new_identity
+from vectorizer.storage.data_directory import DataDirectory
 
 NEW_ID = "0123456789abcdef0123456789abcdef"
 
@@ -53,6 +55,23 @@ def test_a_copy_that_becomes_master_opens_a_mastership_of_a_higher_epoch(cluster
     assert renamed(root)[0] == 0
     master.start()
     assert master.server.database.node.epoch == epoch + 1
+
+
+def test_a_disk_that_fails_half_way_is_not_called_unchanged(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = cluster.start("node")
+    node.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(DataDirectory, "write_manifest", full)
+        code, told = renamed(node.root)
+    assert (code, "nothing was changed" in told) == (1, False)
+    assert "No space left" in told and "`vectorizer check` tells which node it is" in told
+    assert renamed(node.root)[0] == 0
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_what_is_no_copy_is_left_alone(cluster: Cluster, tmp_path: Path) -> None:
