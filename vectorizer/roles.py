@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from gevent.lock import RLock
@@ -227,6 +227,7 @@ class Roles:
             client.stop()
         node.has_complete_data = True
         self._database.serves_data = lambda: True
+        previous = self.settings
         with self._database.writes_held("a promotion is under way"):
             try:
                 node.guard_promotion()
@@ -238,6 +239,9 @@ class Roles:
                 self._database.history_changed()
             except BaseException:
                 node.role = old
+                if self.settings is not previous:
+                    with suppress(RequestError):  # the start as master that is left then is a promotion
+                        self._store(previous)
                 self._follow(force=False)
                 raise
         log.info("promoted", role=new.value, **node.describe())

@@ -76,7 +76,12 @@ class Connection:
         if sock is None:
             text = f"{address} did not accept a connection within {timeout_secs:g} s (timed out)"
             raise PeerError("connect_timeout", text)
-        return cls(sock, frame_bytes_max)
+        try:
+            return cls(sock, frame_bytes_max)
+        except OSError as error:  # gone again already
+            sock.close()
+            text = f"{address} closed the connection at once: {error.strerror or error}"
+            raise PeerError("connect_failed", text) from error
 
     def secure(self, context: SSLContext, timeout_secs: float, host: str | None = None) -> None:
         """Speak TLS from here on: to the server called ``host``, or as the server. PeerError `tls_failed`."""
