@@ -72,6 +72,11 @@ class Maintenance:
         """Files and journal may go; a second call does nothing."""
         self.pins.pop(owner, None)
 
+    @property
+    def has_unnamed_files(self) -> bool:
+        """Whether there are segments or graphs that no manifest names yet."""
+        return self._segments_changed_at is not None
+
     def segments_changed(self) -> None:
         """Files were made that no manifest names yet."""
         if self._segments_changed_at is None:

@@ -53,6 +53,7 @@ class Snapshots:
             young = now - self._captured_at < FRESH_SECS and node.window[0] <= node.manifest.offset + 1
             young = young and not fresh and node.history == node.manifest.history
             newest = node.offset == node.manifest.offset and node.history == node.manifest.history
+            newest = newest and not self._maintenance.has_unnamed_files  # graphs go along
             if not newest and not young:
                 self._maintenance.checkpoint()
                 self._captured_at = time.monotonic()
