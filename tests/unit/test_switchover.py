@@ -53,6 +53,12 @@ def switch(master: Served, target: Served | None = None, **more: Any) -> tuple[i
     return master.request("POST", "/replication/switchover", {**body, **more})
 
 
+def linked(master: Served, replica: Served) -> bool:
+    """Whether the master has the replica streaming, and so as a possible target."""
+    rows = master.status()["replicas"]
+    return any(row["id"] == node_id(replica) and row["phase"] == "streaming" for row in rows)
+
+
 def writable(*nodes: Served) -> list[Served]:
     return [node for node in nodes if node.server.database.node.writable]
 
@@ -80,6 +86,7 @@ def test_the_mastership_moves_and_the_others_follow(cluster: Cluster, fsync: str
     for node in (one, three):
         node.restart()
         node.follows(two)
+    wait_until(lambda: linked(two, one), "one to be a possible target")
     assert switch(two, one)[0] == 200
     one.put(40)
     two.follows(one)
@@ -98,9 +105,10 @@ def test_the_target_can_be_named_in_three_ways_or_left_out(cluster: Cluster) -> 
         if name is not None:
             nodes = [two, one]
             assert answer["master"]["node_id"] == node_id(two)
+            wait_until(lambda: linked(two, one), "one to follow")
             assert switch(two, one)[0] == 200
             nodes = [one, two]
-            wait_until(lambda: two.streams, "two to follow again")
+            wait_until(lambda: linked(one, two), "two to follow again")
         else:
             assert answer["master"]["node_id"] in by_id.keys() | {node_id(cluster._served[2])}
     assert len(writable(*cluster._served)) == 1
