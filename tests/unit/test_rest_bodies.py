@@ -122,6 +122,30 @@ def test_number_of_containers_is_bounded() -> None:
         decode_body(JSON, b"[" + b"[]," * 299_999 + b"{}]", nothing)
 
 
+@pytest.mark.parametrize(
+    ("item", "count"),
+    [
+        (b"1", 4_000_000),
+        (b'"a"', 2_000_000),
+        (b"[1]", 250_000),
+        (b"[" * 100 + b"]" * 100, 2_500),
+        (b'{"a":1}', 200_000),
+    ],
+)
+@pytest.mark.parametrize("list_key", [None, "vectors"])
+def test_what_takes_the_parser_long_is_refused(item: bytes, count: int, list_key: str | None) -> None:
+    body = b'{"vectors":[{"x":[' + b",".join([item] * count) + b"]},{}]}"
+    with pytest.raises(RequestError, match=r"could take \d+ ms, the limit is 45 ms; send less"):
+        decode_body(JSON, body, nothing, list_key)
+
+
+def test_a_large_body_of_ordinary_numbers_is_read_at_once() -> None:
+    numbers = [index / 8_000_001 for index in range(390_000)]
+    body = orjson.dumps({"a": numbers})
+    assert 7 << 20 < len(body) < 8 << 20
+    assert decode_body(JSON, body, nothing) == {"a": numbers}
+
+
 def test_depth() -> None:
     def nested(levels: int) -> Any:
         value: Any = 1
@@ -221,7 +245,7 @@ def test_a_long_list_is_parsed_with_breaths() -> None:
 
 
 def test_a_list_that_cannot_be_sliced_is_parsed_as_a_whole() -> None:
-    items = [{"a": [{"b": index}, {"c": "x" * 20}] * 25_000} for index in range(3)]
+    items = [{"a": [{"b": index}, {"c": "x" * 100}] * 8_000} for index in range(3)]
     body = orjson.dumps({"vectors": items})
     assert len(body) > 4 * SLICE_BYTES
     assert decode_body(JSON, body, nothing, "vectors") == {"vectors": items}
