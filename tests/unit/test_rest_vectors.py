@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from tests.unit.chunks import chunk_of
 from tests.unit.rest_client import BSON, RestNode
+from vectorizer import codec, frame
 from vectorizer.filters import parse_filter
-from vectorizer.operations import Rows, Upsert
+from vectorizer.operations import Delete, Rows, Upsert, decode_entry
 from vectorizer.rest import vectors as vectors_module
 
 
@@ -125,7 +126,7 @@ def test_a_collection_replaced_while_its_batch_was_read(
 
     def slow(*arguments: Any) -> Rows:
         rows = read(*arguments)
-        node.database.write(vectors_module.Delete("c", []))
+        node.database.write(Delete("c", []))
         node.database.node.store.collections.pop("c")
         collection = type(old)(old.config, node.offset, 0)
         node.database.node.store.collections["c"] = collection
@@ -313,7 +314,7 @@ def test_delete_by_filter_spares_rows_that_changed_meanwhile(
         limits = vectors_module.RowLimits(3, "cosine", 256, 1000)
         changed = vectors_module.rows_of_items(rows, limits, lambda: None)
         node.database.write(Upsert("c", changed))
-        node.database.write(vectors_module.Delete("c", [b"3"]))
+        node.database.write(Delete("c", [b"3"]))
         return found
 
     monkeypatch.setattr(vectors_module, "_matching", scan_then_change)
@@ -323,7 +324,11 @@ def test_delete_by_filter_spares_rows_that_changed_meanwhile(
     assert [item["id"] for item in node.get(one + "/vectors").body["vectors"]] == ["1"]
 
 
-def test_delete_by_filter_over_sealed_segments(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ids_max", "operations"), [(20_000, 1), (40, 3), (31, 3), (30, 4), (1, 93)])
+def test_delete_by_filter_over_sealed_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids_max: int, operations: int
+) -> None:
+    monkeypatch.setattr(vectors_module, "DELETED_IDS_MAX", ids_max)
     node = RestNode(tmp_path / "data", index__segment_rows=16)
     node.start()
     one = node.create()
@@ -333,8 +338,12 @@ def test_delete_by_filter_over_sealed_segments(tmp_path: Path) -> None:
     with gevent.Timeout(20):
         while node.get(one).body["indexing_status"]["segments"] == 0:
             gevent.sleep(0.05)
+    before = node.database.node.offset
     answer = node.post(one + "/vectors/delete", {"filter": {"must": [{"key": "n", "range": {"gte": 7}}]}})
     assert answer.body["deleted"] == 93
+    frames = node.database.node.log.read(before, 1 << 20, answer.body["offset"]) or []
+    deletions = [decode_entry(codec.decode(frame.body_of(item))).operation for item in frames]
+    assert sum(isinstance(item, Delete) for item in deletions) == operations
     assert sorted(item["id"] for item in node.get(one + "/vectors").body["vectors"]) == [
         f"{n}" for n in range(7)
     ]
