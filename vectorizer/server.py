@@ -127,6 +127,7 @@ class Server:
 
     def _start(self) -> None:
         database = self.database
+        self.metrics.greenlets.start()
         database.start()
         database.own(gevent.spawn(self._loop_delay.run), "watch of the event loop")
         self.maintenance.start()
@@ -170,6 +171,7 @@ class Server:
         try:
             self.database.close()
         finally:
+            self.metrics.greenlets.close()
             self._listening.close()
             if self._lock is not None:
                 self._lock.release()

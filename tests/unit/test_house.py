@@ -44,6 +44,7 @@ ROOMS_WITH_THE_WORLD = [
     "client/*",
     "rest/*",
     "metrics/exposition",
+    "metrics/greenlets",
     "metrics/journal_syncs",
     "replication/connection",
     "replication/enquiry",

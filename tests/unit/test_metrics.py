@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
+from gevent.event import Event
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.served import Cluster, Served, cluster_at, wait_until
 from vectorizer.histogram import LATENCY_SECS, Histogram
 from vectorizer.metrics.families import bounded
+from vectorizer.metrics.greenlets import Greenlets
 from vectorizer.metrics.journal_syncs import MeasuredDisk
 from vectorizer.metrics.replication import REPLICAS_SHOWN_MAX, shown_rows
 from vectorizer.metrics.requests import RequestDurations
@@ -129,6 +132,26 @@ def test_a_scrape_lets_others_run_between_collections(cluster: Cluster) -> None:
     numbers = count_store(collections, lambda: breaths.append(1))
     assert len(breaths) == 3
     assert (numbers.collections, numbers.vectors) == (3, 2)
+
+
+def test_greenlets_are_counted_while_they_live() -> None:
+    counted = Greenlets()
+    counted.start()
+    ended = Event()
+    made = [gevent.spawn(ended.wait) for _ in range(3)]
+    assert counted.count() == 3
+    ended.set()
+    gevent.joinall(made)
+    assert counted.count() == 0
+    counted.close()
+    made.append(gevent.spawn(ended.wait))
+    assert counted.count() == 0
+
+
+def test_greenlets_and_threads_of_a_server(cluster: Cluster) -> None:
+    found = samples_of(cluster.master())
+    assert found["vectorizer_greenlets", ()] >= 6
+    assert found["vectorizer_threads", ()] >= 2
 
 
 # -- requests -----------------------------------------------------------------------------------------------

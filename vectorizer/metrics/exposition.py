@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import psutil
 from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -23,6 +24,7 @@ from vectorizer.loop_delay import LoopDelay
 from vectorizer.maintenance import Maintenance
 from vectorizer.metrics import replication, storage
 from vectorizer.metrics.families import gauge, gauges, histograms
+from vectorizer.metrics.greenlets import Greenlets
 from vectorizer.metrics.requests import RequestDurations
 from vectorizer.replication.progress import Totals
 from vectorizer.roles import Roles
@@ -51,6 +53,8 @@ class NodeMetrics:
         self._journal_syncs = journal_syncs
         self.requests = RequestDurations()
         """Filled by what is around the REST application."""
+        self.greenlets = Greenlets()
+        """Started and closed by whoever runs the node."""
 
     def exposition(self) -> bytes:
         """The answer to a scrape, text format 0.0.4."""
@@ -105,6 +109,7 @@ class NodeMetrics:
             [],
             [((), self._loop_delay.histogram)],
         )
+        yield gauge("greenlets", "Greenlets that have begun and not ended.", self.greenlets.count())
         yield gauge(
             "http_requests_in_progress",
             "Requests being answered, this one included.",
@@ -135,5 +140,6 @@ def _as_text(families: Sequence[Metric], free_bytes: Callable[[], int]) -> bytes
     free = gauge(
         "data_free_bytes", "Bytes that may still be written where the data directory is.", free_bytes()
     )
+    threads = gauge("threads", "Native threads of the process.", psutil.Process().num_threads())
     process = ProcessCollector(registry=None).collect()
-    return generate_latest(_Collected([*families, free, *process]))
+    return generate_latest(_Collected([*families, free, threads, *process]))
