@@ -46,6 +46,7 @@ setup(
     },
     install_requires=requirements(),
     extras_require={
+        "bench": ["matplotlib>=3.9,<4"],
         "demo": ["scikit-learn>=1.5,<2"],
         "parquet": ["pyarrow>=18"],
         "test": [
