@@ -29,13 +29,6 @@ def written_bytes(path: Path) -> int:
     return len(path.read_bytes().rstrip(b"\0"))
 
 
-def flip(path: Path, position: int) -> None:
-    """Change one byte of a file."""
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0xFF
-    path.write_bytes(data)
-
-
 @pytest.mark.timeout(120)
 def test_killed_at_any_moment_under_load_it_holds_all_that_was_acknowledged(
     cluster: Cluster,
@@ -59,7 +52,7 @@ def test_a_torn_tail_is_cut_and_reported(cluster: Cluster) -> None:
     offset = master.offset
     master.kill()
     journal = newest_journal(master)
-    flip(journal, written_bytes(journal) - 5)
+    master.corrupt(journal, written_bytes(journal) - 5)
     master.start()
     assert master.offset == offset - 1
     assert master.request("GET", vector_path("alpha", "first")).status == 200
@@ -75,7 +68,7 @@ def test_damage_before_a_later_mark_stops_the_start_with_a_sentence(cluster: Clu
     cluster.write(200)
     cluster.master.kill()
     journal = newest_journal(cluster.master)
-    flip(journal, written_bytes(journal) // 2)
+    cluster.master.corrupt(journal, written_bytes(journal) // 2)
     with pytest.raises(NotStarted) as stopped:
         cluster.master.start()
     said = str(stopped.value)
@@ -91,7 +84,7 @@ def test_damage_on_a_replica_is_moved_aside_and_synced_anew(cluster: Cluster) ->
     cluster.converged()
     replica.kill()
     journal = newest_journal(replica)
-    flip(journal, written_bytes(journal) // 2)
+    replica.corrupt(journal, written_bytes(journal) // 2)
     replica.start()
     cluster.wait_connected()
     cluster.converged()
@@ -203,7 +196,7 @@ def test_check_verifies_a_data_directory_offline(cluster: Cluster) -> None:
     files = [path for path in cluster.master.data_directory.rglob("*") if path.suffix in {".npy", ".bson"}]
     journal = newest_journal(cluster.master)
     damaged = files[0] if files else journal
-    flip(damaged, written_bytes(damaged) // 2)
+    cluster.master.corrupt(damaged, written_bytes(damaged) // 2)
     found = check(cluster.master)
     assert found.returncode != 0
     assert damaged.name in found.stdout + found.stderr

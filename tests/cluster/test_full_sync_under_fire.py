@@ -47,14 +47,14 @@ def test_a_flipped_bit_anywhere_is_refused_by_checksum_and_asked_for_anew(cluste
     cluster.start(replicas=0, **SMALL_CHUNKS)
     cluster.bulk()
     link = cluster.proxy_to(cluster.master)
-    link.flip(40)
+    link.corrupt(40)
     replica = cluster.replica_node(link.address).start()
     cluster.replicas.append(replica)
     for point in range(1, FLIP_POINTS + 1):
         wait_until(lambda goal=point: link.faults_met >= goal, f"flip number {point}", 10)
         assert complete_or_refused(replica, BULK_ROWS)
         if point < FLIP_POINTS:
-            link.flip(point * LOAD_BYTES // FLIP_POINTS)
+            link.corrupt(point * LOAD_BYTES // FLIP_POINTS)
     cluster.wait_connected()
     cluster.converged()
     assert replica.syncs().full == 1
@@ -70,7 +70,7 @@ def test_old_data_of_the_same_history_is_served_until_the_new_is_complete(cluste
     link.refuse()
     cluster.bulk()
     cluster.write(20, seed=2)
-    link.flip(LOAD_BYTES // 2)
+    link.corrupt(LOAD_BYTES // 2)
     link.bytes_per_sec = LOAD_BYTES / 2
     link.accept()
     wait_until(lambda: syncing(replica), "the full sync is under way")

@@ -64,7 +64,7 @@ def test_crc32_verification_snapshots_with_a_wrong_byte_are_never_installed(clus
     cluster.start(replicas=0)
     cluster.bulk()
     link = cluster.proxy_to(cluster.master)
-    link.flip(500_000)
+    link.corrupt(500_000)
     replica = cluster.replica_node(link.address).start()
     cluster.replicas.append(replica)
     wait_until(lambda: link.faults_met, "a byte of the snapshot was changed")

@@ -32,7 +32,7 @@ def test_full_sync_transfers_a_snapshot_that_is_verified_by_crc32(cluster: Clust
     cluster.start(replicas=0)
     cluster.write(200)
     link = cluster.proxy_to(cluster.master)
-    link.flip(2000)
+    link.corrupt(2000)
     replica = cluster.replica_node(link.address).start()
     cluster.replicas.append(replica)
     cluster.wait_connected()

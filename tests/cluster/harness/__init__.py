@@ -1,4 +1,9 @@
-"""One small vocabulary for all scenarios: start, write, cut, freeze, kill, wait_until, same_digest, syncs."""
+"""One small vocabulary for all scenarios.
+
+`start` and `write` of a cluster; `cut` and `corrupt` of a link; `kill`, `freeze`, `thaw` and `corrupt` of a
+node; `wait_until` something holds; at the end `same_digest` (with the ledger of acknowledged writes:
+`converged`), and `syncs` says by which road.
+"""
 
 from __future__ import annotations
 

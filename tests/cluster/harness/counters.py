@@ -14,6 +14,8 @@ class Syncs:
     full: int
     partial: int
     refusals: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """Why full syncs began, as far as this side counts it."""
 
     def since(self, earlier: Syncs) -> tuple[int, int]:
         """(full, partial) syncs between `earlier` and now, same process."""
@@ -23,4 +25,9 @@ class Syncs:
 def syncs_of(status: Mapping[str, Any]) -> Syncs:
     """Read the counters out of a /replication/status document."""
     counters = status["counters"]
-    return Syncs(counters["full_syncs"], counters["partial_syncs"], counters.get("refusals", {}))
+    return Syncs(
+        counters["full_syncs"],
+        counters["partial_syncs"],
+        counters["refusals"],
+        counters["full_sync_reasons"],
+    )

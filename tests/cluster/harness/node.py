@@ -211,6 +211,15 @@ class Node(Client):
         assert not self.running
         shutil.rmtree(self.data_directory, ignore_errors=True)
 
+    def corrupt(self, file: Path, position: int) -> None:
+        """Change one byte of a file of this node, which does not run."""
+        assert not self.running
+        with file.open("r+b") as opened:
+            opened.seek(position)
+            [byte] = opened.read(1)
+            opened.seek(position)
+            opened.write(bytes([byte ^ 0xFF]))
+
     # -- what it says --------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A TCP proxy that makes a link suffer: delay, throttle, cut, refuse, swallow, flip.
+"""A TCP proxy that makes a link suffer: delay, throttle, cut, refuse, swallow, corrupt, forge.
 
 "down" is what flows from the target (the master) to the peer that connected (the replica), "up" the other
 way. Faults at a byte position count from the beginning of the next connection made after the call.
@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tests.cluster.harness.forging import Forger
+
 Direction = Literal["down", "up"]
 
 BLOCK_BYTES = 64 * 1024
@@ -27,7 +29,7 @@ class _Faults:
     """What to do to the next connection; shared by nobody, handed to a connection when it is made."""
 
     cut_at: dict[Direction, int] = field(default_factory=dict)
-    flip_at: dict[Direction, int] = field(default_factory=dict)
+    corrupt_at: dict[Direction, int] = field(default_factory=dict)
 
 
 class Proxy:
@@ -40,6 +42,7 @@ class Proxy:
         self.faults_met = 0
         self.delay_secs = 0.0
         self.bytes_per_sec: float | None = None
+        self.forgery: tuple[bytes, bytes] | None = None
         self._faults = _Faults()
         self._refusing = False
         self._flowing: dict[Direction, threading.Event] = {"down": threading.Event(), "up": threading.Event()}
@@ -65,9 +68,13 @@ class Proxy:
         """Cut the next connection once exactly `count` bytes have passed."""
         self._faults.cut_at[direction] = count
 
-    def flip(self, position: int, direction: Direction = "down") -> None:
+    def corrupt(self, position: int, direction: Direction = "down") -> None:
         """Change one bit of the byte at `position` of the next connection."""
-        self._faults.flip_at[direction] = position
+        self._faults.corrupt_at[direction] = position
+
+    def forge(self, old: bytes, new: bytes) -> None:
+        """Put `new` for `old` in the frames that flow down in connections made from now on."""
+        self.forgery = old, new
 
     def refuse(self) -> None:
         """Cut all connections and reset each new one at once."""
@@ -89,6 +96,7 @@ class Proxy:
         self._faults = _Faults()
         self.delay_secs = 0.0
         self.bytes_per_sec = None
+        self.forgery = None
         for event in self._flowing.values():
             event.set()
 
@@ -136,6 +144,7 @@ class _Connection:
         self.target = target
         self.faults = faults
         self.passed: dict[Direction, int] = {"down": 0, "up": 0}
+        self.forger = None if proxy.forgery is None else Forger()
         self.closed = False
 
     def pump(self, direction: Direction, source: socket.socket, sink: socket.socket) -> None:
@@ -156,16 +165,18 @@ class _Connection:
 
     def _pass(self, direction: Direction, data: bytes, sink: socket.socket) -> bool:
         """Send `data` on, with the faults due; False when the connection is to be cut."""
+        if direction == "down" and self.forger is not None:
+            data = self.forger.feed(data, *(self.proxy.forgery or (b"", b"")))
         start = self.passed[direction]
         cut_at = self.faults.cut_at.get(direction)
-        flip_at = self.faults.flip_at.get(direction)
+        corrupt_at = self.faults.corrupt_at.get(direction)
         if self.proxy.delay_secs:
             time.sleep(self.proxy.delay_secs)
         if self.proxy.bytes_per_sec is not None:
             time.sleep(len(data) / self.proxy.bytes_per_sec)
-        if flip_at is not None and start <= flip_at < start + len(data):
+        if corrupt_at is not None and start <= corrupt_at < start + len(data):
             changed = bytearray(data)
-            changed[flip_at - start] ^= 0x10
+            changed[corrupt_at - start] ^= 0x10
             data = bytes(changed)
             self.proxy.faults_met += 1
         cut = cut_at is not None and start + len(data) >= cut_at
