@@ -59,6 +59,11 @@ class Proxy:
         """host:port to connect to instead of the target."""
         return f"{self.host}:{self.port}"
 
+    @property
+    def in_use(self) -> bool:
+        """Does a connection go through it now?"""
+        return bool(self._live)
+
     def cut(self) -> None:
         """Reset every connection now."""
         for connection in list(self._live):

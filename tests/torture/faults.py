@@ -1,0 +1,163 @@
+"""Faults that come by themselves, every few seconds: of links in one thread, of processes in another."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from tests.cluster.harness import Node, NotStarted, Proxy
+from tests.torture.trio import Trio
+
+JOIN_SECS = 60.0
+SLOW_BYTES_PER_SEC = (2_000, 20_000)
+CUT_WITHIN_BYTES = (100, 20_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One fault or one act of the operator, from its beginning until it was taken back (monotonic)."""
+
+    kind: str
+    began_at: float
+    ended_at: float
+
+
+class Events:
+    """What happened so far, told by everybody who does something."""
+
+    def __init__(self) -> None:
+        self.told: list[Event] = []
+        self.not_started: list[tuple[str, str]] = []
+        """(kind, why): nodes that did not start again."""
+
+    @contextlib.contextmanager
+    def happening(self, kind: str) -> Iterator[None]:
+        """An event that begins now and ends with the context; counted also if it fails."""
+        began_at = time.monotonic()
+        try:
+            yield
+        except NotStarted as error:
+            self.not_started.append((kind, str(error)))
+            raise
+        finally:
+            self.told.append(Event(kind, began_at, time.monotonic()))
+
+
+class Faults:
+    """Breaks links and processes of a trio as long as the context lasts; all is whole again after it."""
+
+    def __init__(
+        self, trio: Trio, events: Events, *, seed: int, link_secs: float, process_secs: float
+    ) -> None:
+        self._trio = trio
+        self._events = events
+        self._stopped = threading.Event()
+        self.failures: list[BaseException] = []
+        links, processes = random.Random(seed * 10 + 1), random.Random(seed * 10 + 2)
+        self._threads = [
+            threading.Thread(target=self._run, args=(self._break_link, links, link_secs), daemon=True),
+            threading.Thread(
+                target=self._run, args=(self._break_process, processes, process_secs), daemon=True
+            ),
+        ]
+
+    def __enter__(self) -> Faults:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(JOIN_SECS)
+        self._trio.heal()
+        if error is None:
+            self.raise_failure()
+            assert not any(thread.is_alive() for thread in self._threads), "a fault does not end"
+
+    def raise_failure(self) -> None:
+        """What a fault met that must not be, as a node that did not start again."""
+        if self.failures:
+            raise AssertionError(f"a fault met {self.failures[0]!r}") from self.failures[0]
+
+    def _run(
+        self, break_one: Callable[[random.Random], None], chance: random.Random, every_secs: float
+    ) -> None:
+        try:
+            while not self._stopped.wait(every_secs * chance.uniform(0.5, 1.5)):
+                break_one(chance)
+        except BaseException as error:  # noqa: BLE001 - told by raise_failure
+            self.failures.append(error)
+
+    # -- links ---------------------------------------------------------------------------------------------
+
+    def _break_link(self, chance: random.Random) -> None:
+        ways = [proxy for proxy in self._trio.ways() if proxy.in_use]
+        if not ways:
+            return
+        way = chance.choice(ways)
+        kinds = {
+            "link cut": self._cut,
+            "link cut within a frame": self._cut_within,
+            "link slow": self._slow,
+            "link half-open": self._half_open,
+            "link refused": self._refuse,
+        }
+        kind = chance.choices(list(kinds), weights=[4, 3, 2, 2, 1])[0]
+        with self._events.happening(kind):
+            kinds[kind](way, chance)
+
+    def _cut(self, way: Proxy, chance: random.Random) -> None:
+        way.cut()
+
+    def _cut_within(self, way: Proxy, chance: random.Random) -> None:
+        """The next connection, too, ends within something."""
+        way.cut_after(chance.randrange(*CUT_WITHIN_BYTES), chance.choice(["down", "up"]))
+        way.cut()
+
+    def _slow(self, way: Proxy, chance: random.Random) -> None:
+        way.bytes_per_sec = chance.uniform(*SLOW_BYTES_PER_SEC)
+        way.delay_secs = chance.choice([0.0, 0.05])
+        self._stopped.wait(chance.uniform(0.5, 2))
+        way.heal()
+
+    def _half_open(self, way: Proxy, chance: random.Random) -> None:
+        """Nothing passes in one direction or both, and nobody is told; also for longer than the timeout."""
+        way.swallow(*chance.choice([("down",), ("up",), ("down", "up")]))
+        self._stopped.wait(chance.uniform(0.5, 4))
+        way.heal()
+
+    def _refuse(self, way: Proxy, chance: random.Random) -> None:
+        way.refuse()
+        self._stopped.wait(chance.uniform(0.5, 2))
+        way.heal()
+
+    # -- processes -----------------------------------------------------------------------------------------
+
+    def _break_process(self, chance: random.Random) -> None:
+        node = chance.choice(self._trio.nodes)
+        kill = chance.random() < 0.5
+        with self._trio.locks[node]:
+            if kill:
+                with self._events.happening("kill -9"):
+                    self._kill(node, chance)
+            else:
+                with self._events.happening("process frozen"):
+                    self._freeze(node, chance)
+
+    def _kill(self, node: Node, chance: random.Random) -> None:
+        node.kill()
+        self._stopped.wait(chance.choice([0.0, 0.5, 1.5]))
+        node.start()
+
+    def _freeze(self, node: Node, chance: random.Random) -> None:
+        node.freeze()
+        self._stopped.wait(chance.choice([0.3, 1.0, 2.0, 4.0]))
+        node.thaw()
