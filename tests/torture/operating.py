@@ -1,8 +1,8 @@
 """An operator who knows only what docs/OPERATIONS.md and docs/REPLICATION.md say, and who is never hasty.
 
-To take the mastership from a node it is stopped first; the replica with the highest (epoch, offset) of all that are
-left is promoted, the other one is pointed at it, and only then the old master is started, to follow. Each is done by
-a script or by hand, as the docs show both.
+To take the mastership from a node it is stopped first; the replica with the highest (epoch, offset) of
+all that are left is promoted, the other one is pointed at it, and only then the old master is started, to
+follow. Each is done by a script or by hand, as the docs show both.
 """
 
 from __future__ import annotations

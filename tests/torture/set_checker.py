@@ -1,8 +1,9 @@
 """The set checker: unique ids go in while everything breaks; afterwards each must be where it should be.
 
-Two promises of docs/REPLICATION.md are held to their word. *Waited*: with fsync always and ``wait=1``, a write
-that a replica holds survives every failover to the most advanced replica. *Asynchronous*: a failover loses at most
-what the status of the old master showed as the lag of its successor, and keeps it aside.
+Two promises of docs/REPLICATION.md are held to their word. *Waited*: with fsync always and ``wait=1``, a
+write that a replica holds survives every failover to the most advanced replica. *Asynchronous*: a
+failover loses at most what the status of the old master showed as the lag of its successor, and keeps it
+aside.
 """
 
 from __future__ import annotations

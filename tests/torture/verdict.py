@@ -1,4 +1,4 @@
-"""What became of each write of the set checker: by what is held, by the history, by what statuses had shown."""
+"""What became of each write of the set checker: by what is held, the history, and what statuses showed."""
 
 from __future__ import annotations
 
