@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 POLL_SECS = 1.0
 FAILURES_MAX = 3
 RETRY_SECS = 5.0
-NOT_STARTED = -1000
+NOT_STARTED, OVERDUE = -1000, -1001
 SAID_BYTES_MAX = 500
+BUILD_SECS_MIN, BUILD_ROW_SECS = 600.0, 0.02
+"""A builder that is at work for longer hangs; 100,000 x 128 need 0.15 ms a row on two idle cores."""
 
 log = logs.get(__name__)
 
@@ -96,7 +98,7 @@ class GraphBuilder:
         name = segment_directory_name(collection, segment.name)
         path = f"{database.directory.segments_path(database.node.generation)}/{name}"
         started = time.monotonic()
-        code, said = self._run_child(path, collection)
+        code, said = self._run_child(path, collection, BUILD_SECS_MIN + segment.rows * BUILD_ROW_SECS)
         if not self._is_wanted(collection, segment):
             return
         if code != 0:
@@ -149,8 +151,11 @@ class GraphBuilder:
         )
         gevent.sleep(RETRY_SECS)
 
-    def _run_child(self, path: str, collection: Collection) -> tuple[int, str]:
-        """Run the builder on a segment's directory; its exit code and the end of what it said."""
+    def _run_child(self, path: str, collection: Collection, secs_max: float) -> tuple[int, str]:
+        """Run the builder on a segment's directory; its exit code and the end of what it said.
+
+        One that takes longer than ``secs_max`` is ended.
+        """
         index, config = self._database.settings.index, collection.config
         m, threads, niceness = config.hnsw_m, index.builder_threads, index.builder_niceness
         line = command(path, config.metric, m, config.ef_construction, threads, niceness)
@@ -160,10 +165,18 @@ class GraphBuilder:
             )
         except OSError as error:  # no memory, no processes, no file descriptors: later perhaps
             return NOT_STARTED, str(error)
+        child, said = self._child, b""
+        assert child.stderr is not None
         try:
-            _, said = self._child.communicate()
-            return int(self._child.returncode), said[-SAID_BYTES_MAX:].decode("utf-8", "replace").strip()
+            with gevent.Timeout(secs_max, TimeoutError()):
+                while part := child.stderr.read(SAID_BYTES_MAX):
+                    said = (said + part)[-SAID_BYTES_MAX:]
+                code = int(child.wait())
+            return code, said.decode("utf-8", "replace").strip()
+        except TimeoutError:
+            return OVERDUE, f"it had not finished after {secs_max:g} s"
         finally:
+            child.stderr.close()
             self.stop()
             self._child = None
 

@@ -35,6 +35,7 @@ _LINE_BREAKS = re.compile("[\x80-\x9f\u2028\u2029]")
 _JSON_TYPES = (bool, int, float, list, dict, tuple, type(None))
 _PACKAGE = "vectorizer"
 VALUE_CHARACTERS_MAX = 4096
+KINDS_MAX = 1024
 
 
 class Log:
@@ -67,6 +68,30 @@ class Log:
             name = self._logger.name
             message = _Message(event, fields)
             self._logger.handle(logging.LogRecord(name, level, "", 0, message, None, None))
+
+
+class Recurring:
+    """Warnings that a stranger can cause as often as he likes: the 1st, 2nd, 4th, 8th ... of a kind is said.
+
+    A kind is an event with its reason, from one host; at most KINDS_MAX are told apart, the oldest are
+    forgotten.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._counts: dict[tuple[str, str, str], int] = {}
+
+    def warning(self, event: str, /, host: str, reason: str = "", **fields: object) -> None:
+        """Log it, unless it has been said often enough; a field tells how often it has happened."""
+        kind = event, host, reason
+        count = self._counts.pop(kind, 0) + 1
+        self._counts[kind] = count
+        if len(self._counts) > KINDS_MAX:
+            del self._counts[next(iter(self._counts))]
+        if not count & (count - 1):
+            if reason:
+                fields = {"reason": reason, **fields}
+            self._log.warning(event, **fields, so_far=count)
 
 
 class _Message:

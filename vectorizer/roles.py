@@ -33,7 +33,7 @@ from vectorizer.replication import messages
 from vectorizer.replication.enquiry import history_at
 from vectorizer.replication.handshake import Above
 from vectorizer.replication.history import History
-from vectorizer.replication.link import NOWHERE, SENTENCE_MAX
+from vectorizer.replication.link import NOWHERE
 from vectorizer.replication.master import MasterServer, bind
 from vectorizer.replication.replica import ReplicaClient
 from vectorizer.security import Security
@@ -327,7 +327,7 @@ class Roles:
             except (RequestError, ConfigurationError) as error:
                 reason = error.error_type if isinstance(error, RequestError) else "not_configurable"
                 log.warning("switchover_declined", switchover=switchover, reason=str(error))
-                client.settle(messages.Declined(switchover, reason, str(error)[:SENTENCE_MAX]))
+                client.settle(messages.Declined(switchover, reason, str(error)[: messages.SENTENCE_MAX]))
             else:
                 if node.role is Role.MASTER:
                     client.settle(messages.Promoted(switchover, node.history))

@@ -116,6 +116,19 @@ def test_a_graph_whose_files_vanish_is_counted(cluster: Cluster, monkeypatch: py
     wait_until(lambda: has_graph(node), "the graph")
 
 
+def test_a_builder_that_hangs_is_ended(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "BUILD_SECS_MIN", 0.3)
+    monkeypatch.setattr(graphs, "BUILD_ROW_SECS", 0.0)
+    monkeypatch.setattr(graphs, "command", lambda *_: ["sh", "-c", "echo so far >&2; exec sleep 1000"])
+    node = filled(cluster.start("node", VALUES))
+    wait_until(lambda: builder(node).building, "a builder")
+    process = builder(node)._child
+    assert process is not None
+    wait_until(lambda: builder(node).failed > 0, "it is given up")
+    with gevent.Timeout(5, AssertionError("it still runs")):
+        process.wait()
+
+
 def test_a_builder_ends_with_its_node(cluster: Cluster) -> None:
     node = filled(cluster.start("node", VALUES))
     wait_until(lambda: builder(node).building, "a builder")

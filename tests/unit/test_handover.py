@@ -142,7 +142,7 @@ def test_a_replica_hears_where_to_go_only_while_it_streams() -> None:
 
 def greeting(*entries: tuple[str, int, int], force: bool = False) -> Hello:
     history = History(tuple(HistoryEntry(*entry) for entry in entries))
-    return Hello(1, "r", ("r",), history, 5, None, True, 1 << 20, "", 0, "", force)
+    return Hello(1, "r", ("r",), history, 5, None, 1 << 20, "", 0, "", force)
 
 
 @pytest.mark.parametrize(

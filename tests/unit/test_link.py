@@ -123,7 +123,7 @@ def test_hello_says_where_this_node_stands() -> None:
     assert isinstance(hello, Hello)
     assert (hello.node_id, hello.path, hello.offset, hello.history) == ("r", ("r",), 7, node.history)
     assert hello.checksum == node.checksum_at(7)
-    assert (hello.has_data, hello.full, hello.force, hello.rest_address) == (True, "", False, "r:15003")
+    assert (hello.full, hello.force, hello.rest_address) == ("", False, "r:15003")
 
 
 def test_an_empty_replica_takes_everything_and_streams() -> None:
@@ -665,7 +665,7 @@ EXAMPLES: dict[type, Message] = {
     Greet: Greet(1, "x", b"n" * 32),
     Challenge: Challenge("m", b"m" * 32),
     Proof: Proof(bytes(32)),
-    Hello: Hello(1, "x", ("x",), History(), 0, None, False, 1 << 20, "", 0),
+    Hello: Hello(1, "x", ("x",), History(), 0, None, 1 << 20, "", 0),
     Welcome: welcome_of(master(0)),
     Refuse: Refuse("cycle", "no"),
     Accept: Accept(),

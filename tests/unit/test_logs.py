@@ -290,3 +290,23 @@ def test_native_threads_and_greenlets_write_whole_lines() -> None:
     lines = stream.getvalue().splitlines()
     assert len(lines) == 1000
     assert all(line.endswith("rest=" + "x" * 50) for line in lines)
+
+
+def test_what_recurs_is_said_ever_less_often() -> None:
+    stream = io.StringIO()
+    logs.configure("debug", "text", stream)
+    recurring = logs.Recurring(logs.get("x"))
+    for _ in range(100):
+        recurring.warning("refused", host="h", reason="why", peer="h:1")
+    recurring.warning("refused", host="h", reason="another")
+    recurring.warning("refused", host="g", reason="why")
+    lines = stream.getvalue().splitlines()
+    assert [line.split("so_far=")[1] for line in lines] == ["1", "2", "4", "8", "16", "32", "64", "1", "1"]
+    assert all("reason=" in line for line in lines)
+
+
+def test_kinds_of_what_recurs_are_bounded() -> None:
+    recurring = logs.Recurring(logs.get("x"))
+    for index in range(logs.KINDS_MAX + 10):
+        recurring.warning("refused", host=f"{index}")
+    assert len(recurring._counts) == logs.KINDS_MAX

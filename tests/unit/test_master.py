@@ -53,7 +53,7 @@ def address(node: RunningNode) -> str:
 def hello_of(node: RunningNode, offset: int = 0, node_id: str = "peer", **fields: Any) -> Hello:
     history = node.node.history if offset else History()
     values = {"frame_bytes_max": 1 << 24, "rest_address": "", "listen_port": 0, **fields}
-    return Hello(1, node_id, (node_id,), history, offset, None, offset > 0, **values)
+    return Hello(1, node_id, (node_id,), history, offset, None, **values)
 
 
 def linked(node: RunningNode, offset: int | None = None, node_id: str = "peer") -> Peer:

@@ -45,7 +45,7 @@ from vectorizer.replication.messages import (
 )
 
 HISTORY = History((HistoryEntry("a", 1, 0), HistoryEntry("b", 2, 10)))
-HELLO = Hello(PROTOCOL, "n1", ("n1", "n2"), HISTORY, 12, 7, True, 1 << 20, "h:1", 7001, "requested", True)
+HELLO = Hello(PROTOCOL, "n1", ("n1", "n2"), HISTORY, 12, 7, 1 << 20, "h:1", 7001, "requested", True)
 EXAMPLES: list[Message] = [
     HELLO,
     Welcome(PROTOCOL, "m", ("m",), HISTORY, 15, 2, "partial", "continues", 12, 1, 15, 0.5, 1 << 20, "h:2"),
@@ -137,7 +137,7 @@ def test_no_field_takes_what_is_of_another_type(message: Message) -> None:
         (HELLO, "checksum", 2**32),
         (HELLO, "frame_bytes_max", 10),
         (HELLO, "listen_port", 65536),
-        (HELLO, "has_data", 1),
+        (HELLO, "force", 1),
         (HELLO, "protocol", 0),
         (EXAMPLES[1], "sync", "sideways"),
         (EXAMPLES[1], "heartbeat_interval_secs", float("nan")),

@@ -237,9 +237,7 @@ def test_a_plain_peer_gets_nothing_from_a_master_with_a_secret(serve: Serve) -> 
     where = {"replication__role": "master", "replication__bind_address": "127.0.0.1:0"}
     master = serve("one", **where, security__replication_secret=SECRET.decode())
     peer = Peer(master.address)
-    peer.say(
-        Hello(PROTOCOL, "x", ("x",), master.server.database.node.history, 0, None, False, 1 << 20, "", 0)
-    )
+    peer.say(Hello(PROTOCOL, "x", ("x",), master.server.database.node.history, 0, None, 1 << 20, "", 0))
     answer = peer.hear()
     assert isinstance(answer, Refuse) and answer.reason == CODE
     assert master.server.database.node.node_id not in answer.message

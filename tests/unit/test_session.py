@@ -65,14 +65,12 @@ def session_of(node: TwinNode, table: ReplicaTable | None = None, **settings: ob
 
 
 def hello_of(node: TwinNode, **fields: object) -> Hello:
-    hello = Hello(
-        1, node.node_id, (node.node_id,), node.history, node.offset, None, node.offset > 0, 1 << 24, "", 0
-    )
+    hello = Hello(1, node.node_id, (node.node_id,), node.history, node.offset, None, 1 << 24, "", 0)
     return replace(hello, **fields)  # type: ignore[arg-type]
 
 
 def at(history: History, offset: int, node_id: str = "r", **fields: object) -> Hello:
-    return replace(hello_of(TwinNode(node_id, history)), offset=offset, has_data=offset > 0, **fields)  # type: ignore[arg-type]
+    return replace(hello_of(TwinNode(node_id, history)), offset=offset, **fields)  # type: ignore[arg-type]
 
 
 def everything(session: MasterSession, now: float = NOW) -> list[object]:

@@ -16,30 +16,6 @@ if TYPE_CHECKING:
     from vectorizer.replication.log import ReplicationLog
 
 
-class Upstream(Protocol):
-    """What a session reads of its node; it changes nothing there."""
-
-    @property
-    def node_id(self) -> str: ...
-    @property
-    def log(self) -> ReplicationLog: ...
-    @property
-    def history(self) -> History: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def durable_offset(self) -> int: ...
-    @property
-    def sendable_offset(self) -> int: ...
-    @property
-    def window(self) -> tuple[int, int]: ...
-    @property
-    def position(self) -> Position: ...
-    @property
-    def has_complete_data(self) -> bool: ...
-    def checksum_at(self, offset: int) -> int | None: ...
-
-
 class Downstream(Protocol):
     """What a link reads of its node; it changes nothing there."""
 
@@ -55,6 +31,18 @@ class Downstream(Protocol):
     def durable_offset(self) -> int: ...
     @property
     def has_complete_data(self) -> bool: ...
+
+
+class Upstream(Downstream, Protocol):
+    """What a session reads of its node; it changes nothing there."""
+
+    @property
+    def log(self) -> ReplicationLog: ...
+    @property
+    def sendable_offset(self) -> int: ...
+    @property
+    def window(self) -> tuple[int, int]: ...
+    def checksum_at(self, offset: int) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +68,6 @@ def hello(
         history=position.history,
         offset=position.offset,
         checksum=position.checksum,
-        has_data=position.offset > 0,
         frame_bytes_max=settings.limits.frame_bytes_max,
         rest_address=rest_address,
         listen_port=listens_at.port,

@@ -71,7 +71,6 @@ from vectorizer.replication.upstream import MasterFacts
 if TYPE_CHECKING:
     from vectorizer.config import Settings
 
-SENTENCE_MAX = 1000
 NOWHERE = Address("", 0)
 _REFUSALS = (
     "foreign_history",
@@ -181,7 +180,8 @@ class ReplicaLink:
     def fail(self, error: PeerError, now: float) -> None:
         """The master did what it must not, or cannot be understood: say so and close."""
         refused = error.code in _REFUSALS
-        farewell = (messages.Refuse if refused else messages.Goodbye)(error.code, str(error)[:SENTENCE_MAX])
+        kind = messages.Refuse if refused else messages.Goodbye
+        farewell = kind(error.code, str(error)[: messages.SENTENCE_MAX])
         if refused:
             self.totals.refusals.note(error.code)
             self._end_state = LinkState.REFUSED
@@ -190,7 +190,7 @@ class ReplicaLink:
     def stop(self, reason: str, message: str, now: float) -> None:
         """This node stops following: say goodbye. Nothing comes after."""
         if self.state in CONNECTED:
-            self._end(reason, message, messages.Goodbye(reason, message[:SENTENCE_MAX]), now)
+            self._end(reason, message, messages.Goodbye(reason, message[: messages.SENTENCE_MAX]), now)
         self._end_state = LinkState.STOPPED
         if self.state is not LinkState.CLOSING:
             self.state = LinkState.STOPPED
@@ -223,7 +223,7 @@ class ReplicaLink:
                 self._end_state = LinkState.FAILED
                 message = f"{message} ({self.failures.in_a_row} failures in a row: waiting for an operator)"
             self._report("apply_failed", offset=offset, failures=self.failures.in_a_row, message=message)
-        self._end(code, message, messages.Goodbye(code, message[:SENTENCE_MAX]), now)
+        self._end(code, message, messages.Goodbye(code, message[: messages.SENTENCE_MAX]), now)
 
     def prepared(self, rewound: bool, have: Mapping[str, int], now: float) -> None:
         """Outcome of Prepare: whether the node went back, and the files it holds (name → CRC32)."""
@@ -260,7 +260,7 @@ class ReplicaLink:
     def snapshot_failed(self, code: str, message: str, now: float) -> None:
         """BeginSnapshot, WriteChunk or Install did not succeed; the old data is untouched."""
         self._working = False
-        self._end(code, message, messages.Goodbye(code, message[:SENTENCE_MAX]), now)
+        self._end(code, message, messages.Goodbye(code, message[: messages.SENTENCE_MAX]), now)
 
     def settle(self, answer: messages.Promoted | messages.Declined, now: float) -> None:
         """Outcome of TakeOver, the last word on this link."""

@@ -119,6 +119,7 @@ class MasterServer:
         """Host and port of the listener."""
         self._lines: set[ReplicaLine] = set()
         self._acceptor: Greenlet | None = None
+        self.strangers = logs.Recurring(log)
         self.turned_away = 0
         """Connections closed at once because there were too many."""
 
@@ -201,15 +202,20 @@ class MasterServer:
                 continue
             if len(self._lines) >= self.database.settings.replication.replicas_max + HANDSHAKES_MAX:
                 self.turned_away += 1
-                log.warning(
-                    "connection_turned_away", peer=str(Address(*peer[:2])), connections=len(self._lines)
+                self.strangers.warning(
+                    "connection_turned_away",
+                    host=peer[0],
+                    peer=str(Address(*peer[:2])),
+                    connections=len(self._lines),
                 )
                 sock.close()
                 continue
             try:
                 line = ReplicaLine(self, sock, Address(*peer[:2]))
             except OSError as error:  # gone again before its socket could be set up
-                log.info("connection_lost_at_once", peer=str(Address(*peer[:2])), reason=str(error))
+                self.strangers.warning(
+                    "connection_lost_at_once", host=peer[0], peer=str(Address(*peer[:2])), error=str(error)
+                )
                 sock.close()
                 continue
             self._lines.add(line)
@@ -298,7 +304,13 @@ class ReplicaLine:
         try:
             self._secure()
         except PeerError as error:
-            log.warning("connection_refused", peer=str(self.peer), reason=error.code, message=str(error))
+            self._server.strangers.warning(
+                "connection_refused",
+                host=self.peer.host,
+                reason=error.code,
+                peer=str(self.peer),
+                message=str(error),
+            )
             self.connection.close()
             self.session.closed(error.code, time.monotonic())
             self._server.ended(self)
@@ -335,13 +347,13 @@ class ReplicaLine:
         known = self.session.progress
         self.session.closed(reason, time.monotonic())
         self._server.ended(self)
-        log.info(
-            "replica_left",
-            peer=str(self.peer),
-            replica=known.node_id if known else None,
-            reason=self.session.close_reason,
-            offset=known.acked_applied if known else None,
-        )
+        peer, reason = str(self.peer), self.session.close_reason or reason
+        if known is None:
+            self._server.strangers.warning("stranger_left", host=self.peer.host, reason=reason, peer=peer)
+        else:
+            log.info(
+                "replica_left", peer=peer, replica=known.node_id, reason=reason, offset=known.acked_applied
+            )
 
     def _receive_all(self) -> None:
         """Until the session is closed, or PeerError."""

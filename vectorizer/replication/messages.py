@@ -42,6 +42,7 @@ HELLO_BYTES_MAX = 1 << 20  # a hello with a history of 1,000 entries takes a ten
 OFFSET_MAX = 2**63 - 1
 PATH_MAX = 64
 NONCE_BYTES = PROOF_BYTES = 32
+SENTENCE_MAX = 1000
 FILES_MAX = 1_000_000
 FRAME_BYTES_MIN = 64 << 10
 
@@ -213,7 +214,6 @@ class Hello:
     offset: int = field(metadata=_is(_OFFSET))
     # of my frame at `offset`, null where I do not have it any more
     checksum: int | None = field(metadata=_is(_optional(_CRC32)))
-    has_data: bool = field(metadata=_is(_boolean))
     frame_bytes_max: int = field(metadata=_is(_integer(FRAME_BYTES_MIN, 2**31 - 1)))
     rest_address: str = field(metadata=_is(_string(255)))
     listen_port: int = field(metadata=_is(_integer(0, 65535)))

@@ -71,7 +71,6 @@ if TYPE_CHECKING:
 BATCH_BYTES = 256 << 10  # operations handed over at once
 JOURNAL_PATIENCE_SECS = 0.02  # operations that left memory before they reached the journal
 HELLOS_MAX = 3
-SENTENCE_MAX = 1000
 
 
 def _never_overruled(hello: messages.Hello) -> messages.Refuse | None:
@@ -184,7 +183,7 @@ class MasterSession:
     def fail(self, error: PeerError, now: float) -> None:
         """Something does not let this link go on: say so to the replica, then close."""
         if error.code == authentication.CODE:
-            self._refuse(messages.Refuse(error.code, str(error)[:SENTENCE_MAX]), now)
+            self._refuse(messages.Refuse(error.code, str(error)[: messages.SENTENCE_MAX]), now)
         else:
             self.close(error.code, str(error), now)
 
@@ -204,9 +203,9 @@ class MasterSession:
         """End this link politely. What was not handed over yet is not sent any more."""
         if self.state in STRANGER or self.state is SessionState.CHECKING:
             self.table.totals.refusals.note(reason)
-            self._end(reason, message, messages.Refuse(reason, message[:SENTENCE_MAX]), now)
+            self._end(reason, message, messages.Refuse(reason, message[: messages.SENTENCE_MAX]), now)
         elif self.state not in (SessionState.CLOSING, SessionState.CLOSED):
-            self._end(reason, message, messages.Goodbye(reason, message[:SENTENCE_MAX]), now)
+            self._end(reason, message, messages.Goodbye(reason, message[: messages.SENTENCE_MAX]), now)
 
     def closed(self, reason: str, now: float) -> None:
         """The connection is gone, by our doing or not; the row of the table says so. May be called twice."""

@@ -51,7 +51,7 @@ class Access:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._refused = 0
+        self._refusals = logs.Recurring(log)
 
     def check(self, level: Level | None, environ: Mapping[str, Any]) -> None:
         """RequestError 401 or 403 if the request may not have what it wants."""
@@ -87,17 +87,14 @@ class Access:
         return None if token is None else self._keys.find(token)
 
     def _note(self, environ: Mapping[str, Any], name: str | None) -> None:
-        """One line for the 1st, 2nd, 4th, 8th ... refusal, so that nobody fills the log by asking."""
-        self._refused += 1
-        if not self._refused & (self._refused - 1):
-            log.warning(
-                "request_refused",
-                client=environ.get("REMOTE_ADDR"),
-                method=environ["REQUEST_METHOD"][:16],
-                path=environ["PATH_INFO"][:256],
-                key=name,
-                refused_so_far=self._refused,
-            )
+        self._refusals.warning(
+            "request_refused",
+            host=environ.get("REMOTE_ADDR", ""),
+            client=environ.get("REMOTE_ADDR"),
+            method=environ["REQUEST_METHOD"][:16],
+            path=environ["PATH_INFO"][:256],
+            key=name,
+        )
 
 
 def _token(environ: Mapping[str, Any]) -> str | None:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from vectorizer.database import Database
 from vectorizer.errors import RequestError
 from vectorizer.guarantees import Guarantees
+from vectorizer.replication.messages import OFFSET_MAX
 from vectorizer.rest.exchange import Answer, Request, Route
 from vectorizer.rest.schema import Field, Integer, Table
 from vectorizer.rest.shapes import BOOLEAN, COUNT, record
 
-OFFSET_MAX = 2**63 - 1
 TIMEOUT_MS_MAX = 3_600_000
 REPLICAS_MAX = 10_000
 

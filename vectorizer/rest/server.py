@@ -100,6 +100,7 @@ class _Server(WSGIServer):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.handlers: set[RestHandler] = set()
+        self.strangers = logs.Recurring(log)
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         """With TLS: the handshake has its time, and who cannot do it is dropped with one line in the log."""
@@ -108,7 +109,8 @@ class _Server(WSGIServer):
             with gevent.Timeout(min(TLS_SECS, self.request_timeout_secs), late):
                 secured = self.tls.wrap_socket(client_socket, server_side=True)
         except OSError as error:
-            log.warning("tls_failed", client=str(address[0]), reason=str(error))
+            host = str(address[0])
+            self.strangers.warning("tls_failed", host=host, client=host, error=str(error))
             return
         try:
             self.handle(secured, address)

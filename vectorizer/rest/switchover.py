@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from vectorizer.rest.exchange import Answer, Request, Route
+from vectorizer.rest.guarantees import TIMEOUT_MS_MAX
 from vectorizer.rest.schema import Field, Integer, Table, Text
 from vectorizer.rest.shapes import BOOLEAN, COUNT, STRING, or_null, record
 
 NAME_BYTES_MAX = 300
-TIMEOUT_MS_MAX = 3_600_000
 SWITCHOVER = Table(
     "Switchover",
     {
