@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.serving import Serving
+from tests.unit.served import Served
 
 
 @pytest.fixture
@@ -25,12 +25,13 @@ def logging_as_before() -> Iterator[None]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """`serve(name, ...)`: a running server with that data directory, ended with the test."""
     with contextlib.ExitStack() as stack:
 
-        def make(name: str = "one", **settings: Any) -> Serving:
-            made = Serving(tmp_path / name, **settings)
+        def make(name: str = "one", **settings: Any) -> Served:
+            values = {key.replace("__", "."): value for key, value in settings.items()}
+            made = Served(tmp_path / name, values).start()
             stack.callback(made.stop)
             return made
 

@@ -102,6 +102,12 @@ class Served:
         finally:
             connection.close()
 
+    def told(self, method: str, path: str, document: Any = None) -> Any:
+        """The body of a successful answer."""
+        code, answer = self.request(method, path, document)
+        assert code < 300, (method, path, code, answer)
+        return answer
+
     def configure(self, **values: Any) -> tuple[int, Any]:
         return self.request("POST", "/replication/configure", values)
 

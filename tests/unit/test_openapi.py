@@ -17,7 +17,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.unit.rest_client import BSON, JSON
 from tests.unit.running import wait_until
-from tests.unit.serving import Serving
+from tests.unit.served import Served
 from vectorizer.cli import main
 from vectorizer.rest.exchange import Route
 from vectorizer.rest.openapi import document
@@ -25,7 +25,7 @@ from vectorizer.rest.schema import Boolean, Choice, Field, Integer, Items, Numbe
 from vectorizer.rest.shapes import STRING, Named
 from vectorizer.sections import Limits
 
-Serve = Callable[..., Serving]
+Serve = Callable[..., Served]
 ONE = "/collections/things"
 FILTER = {
     "must": [{"key": "n", "match": {"any": [1, "x", None]}}, {"should": [{"key": "n", "exists": True}]}],
@@ -36,7 +36,7 @@ FILTER = {
 class Described:
     """A server, and the document by which everything it answers is checked."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Served) -> None:
         self.serving = serving
         self.document = serving.told("GET", "/openapi.json")
         self.seen: set[tuple[str, str]] = set()
@@ -100,7 +100,7 @@ def described(serve: Serve) -> Described:
     return Described(serve("one", replication__role="master", replication__bind_address="127.0.0.1:0"))
 
 
-def rows_of(serving: Serving) -> Iterator[tuple[str, str]]:
+def rows_of(serving: Served) -> Iterator[tuple[str, str]]:
     """Method and path of each route, as the document writes them."""
     server = serving.server
     for route in server.application.routes:
@@ -206,8 +206,8 @@ def test_real_answers_are_as_they_are_described(described: Described, serve: Ser
     assert set(rows_of(serving)) - asked == {("POST", "/replication/switchover/abort")}
 
 
-def follows_up(replica: Described, master: Serving) -> None:
-    wait_until(replica.serving.streams)
+def follows_up(replica: Described, master: Served) -> None:
+    wait_until(lambda: replica.serving.streams)
     wait_until(lambda: replica.serving.server.database.node.offset == master.server.database.node.offset)
 
 

@@ -10,11 +10,11 @@ from http.client import HTTPConnection
 
 import bottle  # type: ignore[import-untyped]
 
-from tests.unit.serving import Serving
+from tests.unit.served import Served
 from vectorizer import logs
 from vectorizer.rest.dashboard import assembled
 
-Serve = Callable[..., Serving]
+Serve = Callable[..., Served]
 
 
 def test_the_page_holds_everything_and_its_headers_allow_just_that(serve: Serve) -> None:
@@ -54,7 +54,7 @@ def test_events_are_answered_after_a_number(serve: Serve) -> None:
     assert event["number"] == last + 1
     assert (event["event"], event["fields"]) == ("link_down", {"reason": "<b>", "offset": "7"})
     assert len(node.told("GET", "/events?limit=1")["events"]) == 1
-    assert node.ask("GET", "/events?limit=0")[0] == 400
+    assert node.request("GET", "/events?limit=0")[0] == 400
 
 
 def test_numbers_go_on_rising_after_a_restart(serve: Serve) -> None:

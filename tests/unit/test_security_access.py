@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from tests.unit.running import wait_until
-from tests.unit.serving import Serving
+from tests.unit.served import Served
 from tests.unit.test_security_keys import run, written
 from vectorizer.errors import ConfigurationError
 from vectorizer.keys import ROLES, Level, new_key
@@ -22,11 +22,11 @@ from vectorizer.rest.measured import template_of
 from vectorizer.server import Server
 from vectorizer.settings import Settings
 
-Serve = Callable[..., Serving]
+Serve = Callable[..., Served]
 
 
 def ask(
-    node: Serving, method: str, path: str, document: Any = None, **headers: str
+    node: Served, method: str, path: str, document: Any = None, **headers: str
 ) -> tuple[int, dict[str, str], Any]:
     """(status, headers, body); headers are given with _ for -."""
     connection = HTTPConnection(*node.server.rest_address, timeout=10)
@@ -43,7 +43,7 @@ def ask(
 
 
 @pytest.fixture
-def guarded(serve: Serve, tmp_path: Path) -> tuple[Serving, dict[str, str]]:
+def guarded(serve: Serve, tmp_path: Path) -> tuple[Served, dict[str, str]]:
     """A server with one key for each role, named by it."""
     made = {role: new_key(role, role, 0) for role in ROLES}
     (tmp_path / "one").mkdir()
@@ -65,7 +65,7 @@ ASKED = [
 ]
 
 
-def test_roles_are_levels(guarded: tuple[Serving, dict[str, str]]) -> None:
+def test_roles_are_levels(guarded: tuple[Served, dict[str, str]]) -> None:
     node, tokens = guarded
     for method, path, document, level in ASKED:
         status, headers, body = ask(node, method, path, document)
@@ -80,7 +80,7 @@ def test_roles_are_levels(guarded: tuple[Serving, dict[str, str]]) -> None:
                 assert body["details"] == {"role": role, "needed": level.word}
 
 
-def test_health_and_probes_stay_open(guarded: tuple[Serving, dict[str, str]]) -> None:
+def test_health_and_probes_stay_open(guarded: tuple[Served, dict[str, str]]) -> None:
     node, _ = guarded
     for path in ("/health", "/primary", "/readiness", "/liveness"):
         assert ask(node, "GET", path)[0] == 200
@@ -104,7 +104,7 @@ def test_health_and_probes_stay_open(guarded: tuple[Serving, dict[str, str]]) ->
         {"X_API_Key": "nonsense", "Authorization": "Bearer TOKEN"},
     ],
 )
-def test_what_is_no_key(guarded: tuple[Serving, dict[str, str]], headers: dict[str, str]) -> None:
+def test_what_is_no_key(guarded: tuple[Served, dict[str, str]], headers: dict[str, str]) -> None:
     node, tokens = guarded
     sent = {name: value.replace("TOKEN", tokens["admin"]) for name, value in headers.items()}
     status, told, body = ask(node, "GET", "/collections", **sent)
@@ -114,12 +114,12 @@ def test_what_is_no_key(guarded: tuple[Serving, dict[str, str]], headers: dict[s
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_a_bearer_is_as_good(guarded: tuple[Serving, dict[str, str]], scheme: str) -> None:
+def test_a_bearer_is_as_good(guarded: tuple[Served, dict[str, str]], scheme: str) -> None:
     node, tokens = guarded
     assert ask(node, "GET", "/collections", Authorization=f"{scheme} {tokens['read']}")[0] == 200
 
 
-def test_without_a_key_nothing_of_the_request_is_looked_at(guarded: tuple[Serving, dict[str, str]]) -> None:
+def test_without_a_key_nothing_of_the_request_is_looked_at(guarded: tuple[Served, dict[str, str]]) -> None:
     """Not the body, which would never come, nor the query, nor whether the collection exists."""
     node, _ = guarded
     with socket.create_connection(node.server.rest_address, timeout=10) as sock:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.pair import Pair, TwinNode
 from tests.unit.running import Peer, wait_until
-from tests.unit.serving import Serving, follows
+from tests.unit.served import Served
 from vectorizer import logs
 from vectorizer.errors import ConfigurationError
 from vectorizer.replication.authentication import CODE, Credentials, proof
@@ -30,7 +30,7 @@ from vectorizer.replication.messages import (
 from vectorizer.replication.session import MasterSession
 from vectorizer.replication.states import LinkState, SessionState
 
-Serve = Callable[..., Serving]
+Serve = Callable[..., Served]
 SECRET, OTHER = b"a secret that is shared", b"a secret of somebody else"
 R_NONCE, M_NONCE = b"r" * 32, b"m" * 32
 
@@ -210,7 +210,7 @@ def test_a_wrong_secret_keeps_the_link_down_and_a_corrected_file_brings_it_up(
     where = {"replication__role": "master", "replication__bind_address": "127.0.0.1:0"}
     master = serve("one", **where, security__replication_secret_file=str(right))
     master.create()
-    master.write(1, 2, 3)
+    master.put(1, 2, 3)
     stream = io.StringIO()
     logs.configure("info", "text", stream)
     try:
@@ -230,7 +230,7 @@ def test_a_wrong_secret_keeps_the_link_down_and_a_corrected_file_brings_it_up(
     assert replica.server.database.node.offset == 0
     assert master.told("GET", "/replication/replicas")["count"] == 0
     wrong.write_bytes(SECRET + b"\n")
-    follows(replica, master)
+    replica.follows(master)
 
 
 def test_a_plain_peer_gets_nothing_from_a_master_with_a_secret(serve: Serve) -> None:

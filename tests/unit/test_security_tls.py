@@ -17,7 +17,7 @@ import pytest
 
 from tests.unit.certificates import Certificate, make
 from tests.unit.running import Peer, wait_until
-from tests.unit.serving import SMALL
+from tests.unit.served import QUICK
 from vectorizer import logs
 from vectorizer.errors import ConfigurationError
 from vectorizer.replication.authentication import CODE
@@ -47,7 +47,7 @@ def node(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     with contextlib.ExitStack() as stack:
 
         def start(name: str, *settings: dict[str, Any]) -> Server:
-            values = {**SMALL, "storage.data_dir": str(tmp_path / name)}
+            values = {**QUICK, "storage.data_dir": str(tmp_path / name)}
             for more in settings:
                 values |= more
             server = Server(Settings().replaced(values))
