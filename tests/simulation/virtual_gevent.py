@@ -57,6 +57,12 @@ class Greenlet:
         made.start()
         return made
 
+    @staticmethod
+    def add_spawn_callback(callback: Callable[[Greenlet], None]) -> None:
+        """Nobody counts greenlets here."""
+
+    remove_spawn_callback = add_spawn_callback
+
     def link(self, callback: Callable[[Greenlet], None]) -> None:
         assert self.task is not None
         self.task.on_done.append(lambda: callback(self))
