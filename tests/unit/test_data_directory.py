@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,29 @@ def test_data_with_checkpoints_without_current_is_damage(tmp_path: Path) -> None
     (tmp_path / "CURRENT").unlink()
     with pytest.raises(DamageError, match="the file is missing"):
         directory_at(tmp_path).current()
+
+
+@pytest.mark.parametrize("manifest", [b"", b"\0" * 177])
+@pytest.mark.parametrize("journal", ["", "empty", "whole"])
+def test_a_first_start_whose_manifest_is_torn_is_begun_again(
+    tmp_path: Path, manifest: bytes, journal: str
+) -> None:
+    """The manifest of the very first start, whose name may arrive on disk before its bytes, and before the
+    directories beside it.
+    """
+    StoredNode(tmp_path).stop()
+    (tmp_path / "CURRENT").unlink()
+    generation = tmp_path / "0000000001"
+    (generation / "manifest-0000000001").write_bytes(manifest)
+    if journal != "whole":
+        (generation / "segments").rmdir()
+        shutil.rmtree(generation / "journal")
+    if journal == "empty":
+        (generation / "journal").mkdir()
+    node = StoredNode(tmp_path)
+    assert node.node.offset == 0
+    node.create()
+    node.stop()
 
 
 def test_a_checkpoint_after_a_restart_may_be_cut_anywhere(tmp_path: Path) -> None:

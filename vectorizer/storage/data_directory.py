@@ -20,6 +20,7 @@ procedure of several steps is done or not done by the one rename.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from vectorizer.errors import DamageError
 from vectorizer.storage.disk import Disk
@@ -85,10 +86,16 @@ class DataDirectory:
         names = self.manifests(generation)
         if not names:
             return False
-        if len(names) > 1 or self.read_manifest(generation, names[0]).offset:
+        segments, journal = self.segments_path(generation), self.journal_path(generation)
+        if len(names) > 1 or (self.disk.exists(segments) and self.disk.list(segments)):
             return True
+        with suppress(DamageError):  # the cut may have torn it
+            if self.read_manifest(generation, names[0]).offset:
+                return True
+        if not self.disk.exists(journal) or not self.disk.list(journal):
+            return False
         try:
-            return inspect(self.disk, self.journal_path(generation), after_offset=0).operations > 0
+            return inspect(self.disk, journal, after_offset=0).operations > 0
         except DamageError:
             return True
 
