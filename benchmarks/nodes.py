@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 START_SECS = 120.0
 STOP_SECS = 60.0
 POLL_SECS = 0.002
+SETTLED_SECS = 2.0
 LOG_TAIL_BYTES = 3000
 COLLECTION = "bench"
 # Below the range from which the system gives ports to outgoing connections.
@@ -163,11 +165,10 @@ class Cluster:
     def __init__(self, directory: Path, settings: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self._directory = directory
         self._settings = settings or {}
-        self._replication_port = free_port()
+        self.replication_address = f"{HOST}:{free_port()}"
         self.nodes: list[Node] = []
-        self.master = self._node(
-            "master", {"role": "master", "bind_address": f"{HOST}:{self._replication_port}"}
-        )
+        self._numbers = count(1)
+        self.master = self._node("master", {"role": "master", "bind_address": self.replication_address})
 
     def __enter__(self) -> Cluster:
         self.master.start()
@@ -189,8 +190,8 @@ class Cluster:
 
     def replica(self, *, start: bool = True) -> Node:
         """One more replica; with ``start``, returned when it streams."""
-        address = f"{HOST}:{self._replication_port}"
-        node = self._node(f"replica-{len(self.nodes)}", {"role": "replica", "master_address": address})
+        name = f"replica-{next(self._numbers)}"
+        node = self._node(name, {"role": "replica", "master_address": self.replication_address})
         if start:
             node.start()
             wait_until(lambda: streams(node), f"{node.name} streams")
@@ -220,3 +221,22 @@ def indexed(node: Node, name: str = COLLECTION) -> bool:
     """Whether all that is sealed has a graph, and nothing full waits to be sealed."""
     status = node.get(f"/collections/{name}")["indexing_status"]
     return bool(status["segments"] == status["graphs"] and status["growing_vectors"] < status["segment_rows"])
+
+
+def wait_settled(node: Node, name: str = COLLECTION, seconds: float = 600.0) -> None:
+    """Return when background work on the collection is over: all sealed, merged, and with graphs.
+
+    Between two pieces of that work nothing shows that there is more to come, so nothing may change for
+    SETTLED_SECS, which is several times as long as maintenance waits.
+    """
+    since, last = time.monotonic(), None
+
+    def settled() -> bool:
+        nonlocal since, last
+        status = node.get(f"/collections/{name}")["indexing_status"]
+        if status != last or not indexed(node, name):
+            since, last = time.monotonic(), status
+        time.sleep(0.1)
+        return time.monotonic() - since > SETTLED_SECS
+
+    wait_until(settled, f"{name} on {node.name} is indexed", seconds)
