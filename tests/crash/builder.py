@@ -30,6 +30,7 @@ class Builder:
         place = line.index("vectorizer.index.build") + 1
         disk, path = disk_of_current_process(), line[place]
         self.returncode: int | None = None
+        self._said = b""
         self._ended = virtual_gevent.Event()
         process = virtual_gevent.here().process
         self._task: Task = process.kernel.spawn(process, lambda: build(disk, path), native=True)
@@ -38,16 +39,31 @@ class Builder:
 
     def _end(self) -> None:
         self.returncode = 0 if self._task.exception is None else 3
+        self._said = b"" if self._task.exception is None else repr(self._task.exception).encode()
         self._ended.set()
+
+    @property
+    def stderr(self) -> Builder:
+        """What it says: nothing, unless it fails."""
+        return self
+
+    def read(self, count: int) -> bytes:
+        """Wait until it says no more."""
+        self._ended.wait()
+        said, self._said = self._said, b""
+        return said
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+
+    def wait(self) -> int | None:
+        """Wait for its end."""
+        self._ended.wait()
+        return self.returncode
 
     def poll(self) -> int | None:
         """None while it runs."""
         return self.returncode
-
-    def communicate(self) -> tuple[None, bytes]:
-        """Wait for its end; what it said."""
-        self._ended.wait()
-        return None, repr(self._task.exception).encode()
 
     def kill(self) -> None:
         """End it."""
