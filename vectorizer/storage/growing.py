@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from vectorizer.operations import Vectors
 from vectorizer.storage.chunk import LIVE
+from vectorizer.storage.id_filter import IdFilter
 
 if TYPE_CHECKING:
     from vectorizer.index.hnsw import Graph
@@ -38,6 +39,7 @@ class GrowingChunk:
         self.payload_bytes = 0
         self.cache: dict[str, object] = {}
         self._row_of: dict[bytes, int] = {}
+        self._filter = IdFilter(capacity)
 
     @property
     def is_full(self) -> bool:
@@ -67,14 +69,16 @@ class GrowingChunk:
         self.payloads.extend(payloads)
         self.payload_bytes += sum(map(len, payloads))
         self._row_of.update(zip(ids, range(start, stop), strict=True))
+        self._filter.add(hashes)
         self.rows = stop  # last: a view taken in a native thread sees whole rows only
 
     def find(self, hashes: npt.NDArray[np.uint64], ids: Sequence[bytes]) -> npt.NDArray[np.int32]:
         """The live row of each id, -1 where there is none."""
+        found = np.full(len(ids), -1, np.int32)
         lookup = self._row_of
-        if lookup.keys().isdisjoint(ids):  # in C: the common case of a bulk load
-            return np.full(len(ids), -1, np.int32)
-        return np.fromiter((lookup.get(item, -1) for item in ids), np.int32, len(ids))
+        for index in self._filter.candidates(hashes).tolist():
+            found[index] = lookup.get(ids[index], -1)
+        return found
 
     def kill(self, rows: npt.NDArray[np.int32], offset: int) -> None:
         """Mark live rows as dead from ``offset`` on."""

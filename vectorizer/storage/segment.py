@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from vectorizer.errors import DamageError
 from vectorizer.operations import Vectors
 from vectorizer.storage.chunk import LIVE
 from vectorizer.storage.disk import SLICE_BYTES, Buffer, Disk, checksum_of
+from vectorizer.storage.id_filter import IdFilter
 from vectorizer.storage.npy import NpyError, npy_parts, open_npy
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ _ID_START = _ROW_HEAD.size
 _ROW_BYTES_MIN = _ID_START + 1 + len(_NULL_ELEMENT)
 _DOCUMENT_BYTES_MIN = 5
 _CHECKED_ROWS = 16384
+_WRITTEN_ROWS = 4096
+_ROW_HEADS = np.dtype([("length", "<i4"), ("element", "S4"), ("id", "<i4")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,9 @@ class SealedSegment:
         self.dead_rows = 0
         self.graph: Graph | None = None
         self.cache: dict[str, object] = {}
+        self._filter = IdFilter(self.rows)
+        for start in range(0, self.rows, _CHECKED_ROWS):
+            self._filter.add(hashes[start : start + _CHECKED_ROWS])
 
     @property
     def directory_name(self) -> str:
@@ -131,12 +138,16 @@ class SealedSegment:
     def find(self, hashes: npt.NDArray[np.uint64], ids: Sequence[bytes]) -> npt.NDArray[np.int32]:
         """The live row of each id, -1 where there is none; int32 of shape (len(ids),)."""
         found = np.full(len(ids), -1, np.int32)
+        candidates = self._filter.candidates(hashes)
+        if not len(candidates):
+            return found
+        hashes = hashes[candidates]
         left = np.searchsorted(self.hashes, hashes, side="left")
         counts = np.searchsorted(self.hashes, hashes, side="right") - left
         if not counts.any():
             return found
         # An id may have many rows here, all but one dead: look at all of them at once.
-        owners = np.repeat(np.arange(len(ids)), counts)
+        owners = np.repeat(candidates, counts)
         places = np.arange(len(owners)) + np.repeat(left - (np.cumsum(counts) - counts), counts)
         rows = self.order[places]
         live = self.deleted_at[rows] == LIVE
@@ -169,8 +180,11 @@ def write_segment(
     nothing is left of it.
     """
 
-    documents = map(_row, ids, payloads)
-    return _write(disk, directory, vectors.shape, [vectors], [norms], documents, hashes)
+    def documents() -> Iterator[Documents]:
+        for part in _parts(np.fromiter(map(len, payloads), np.int64, len(payloads))):
+            yield _documents(ids[part], payloads[part])
+
+    return _write(disk, directory, vectors.shape, [vectors], [norms], documents(), hashes)
 
 
 def merge_segments(
@@ -184,13 +198,12 @@ def merge_segments(
     def vectors() -> Iterator[Vectors]:
         for segment, rows in sources:
             for start in range(0, len(rows), vector_rows):
-                yield segment.vectors[rows[start : start + vector_rows]]
+                yield segment.vectors[_selection(rows[start : start + vector_rows])]
 
-    def documents() -> Iterator[bytes]:
+    def documents() -> Iterator[Documents]:
         for segment, rows in sources:
-            starts, ends = segment.offsets[rows].tolist(), segment.offsets[rows + 1].tolist()
-            for start, end in zip(starts, ends, strict=True):
-                yield bytes(segment.rows_bson[start:end])
+            for part in _parts(segment.offsets[rows + 1] - segment.offsets[rows]):
+                yield _copied_documents(segment, rows[part])
 
     return _write(
         disk,
@@ -203,10 +216,61 @@ def merge_segments(
     )
 
 
-def _row(id_: bytes, payload: bytes) -> bytes:
-    """A row's document, put together from parts that are BSON already."""
-    tail = b"".join((id_, _PAYLOAD_ELEMENT, payload, b"\x00")) if payload else id_ + _NULL_ELEMENT
-    return _ROW_HEAD.pack(_ID_START + len(tail), _ID_ELEMENT, len(id_) + 1) + tail
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Documents of rows, one after the other: their bytes, and the length of each."""
+
+    content: Buffer
+    lengths: npt.NDArray[np.int64]
+
+
+def _documents(ids: Sequence[bytes], payloads: Sequence[bytes]) -> Documents:
+    """Rows' documents, put together from parts that are BSON already, in columns.
+
+    0.3 µs a row, a fifth of what it takes row by row; this runs beside the event loop, under the same lock.
+    """
+    count = len(ids)
+    id_bytes = np.fromiter(map(len, ids), np.int64, count)
+    payload_bytes = np.fromiter(map(len, payloads), np.int64, count)
+    tails: Iterable[bytes]
+    if payload_bytes.any():
+        tails = [
+            b"".join((_PAYLOAD_ELEMENT, payload, b"\0")) if payload else _NULL_ELEMENT for payload in payloads
+        ]
+    else:
+        tails = repeat(_NULL_ELEMENT, count)
+    payload_bytes[payload_bytes > 0] += len(_PAYLOAD_ELEMENT) + 1
+    payload_bytes[payload_bytes == 0] = len(_NULL_ELEMENT)
+    lengths = _ID_START + id_bytes + payload_bytes
+    heads = np.empty(count, _ROW_HEADS)
+    heads["length"], heads["element"], heads["id"] = lengths, _ID_ELEMENT, id_bytes + 1
+    parts = zip(heads.view(f"V{_ID_START}").tolist(), ids, tails, strict=True)
+    return Documents(b"".join(chain.from_iterable(parts)), lengths)
+
+
+def _parts(sizes: npt.NDArray[np.int64]) -> Iterator[slice]:
+    """Cut rows of these sizes into parts of at most _WRITTEN_ROWS rows and about SLICE_BYTES bytes."""
+    ends = np.cumsum(sizes)
+    start = before = 0
+    while start < len(ends):
+        stop = int(np.searchsorted(ends, before + SLICE_BYTES, side="right"))
+        stop = min(max(stop, start + 1), start + _WRITTEN_ROWS, len(ends))
+        yield slice(start, stop)
+        start, before = stop, int(ends[stop - 1])
+
+
+def _selection(rows: npt.NDArray[np.int32]) -> slice | npt.NDArray[np.int32]:
+    """Ascending row numbers, as a slice if there are no gaps: then nothing is copied."""
+    whole = len(rows) > 0 and int(rows[-1]) - int(rows[0]) == len(rows) - 1
+    return slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows
+
+
+def _copied_documents(segment: SealedSegment, rows: npt.NDArray[np.int32]) -> Documents:
+    starts, ends = segment.offsets[rows], segment.offsets[rows + 1]
+    if isinstance(_selection(rows), slice):
+        return Documents(segment.rows_bson[int(starts[0]) : int(ends[-1])], ends - starts)
+    pieces = [segment.rows_bson[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    return Documents(b"".join(pieces), ends - starts)
 
 
 def _write(
@@ -215,24 +279,19 @@ def _write(
     shape: tuple[int, ...],
     vectors: Iterable[Vectors],
     norms: Iterable[npt.NDArray[np.float32]],
-    documents: Iterable[bytes],
+    documents: Iterable[Documents],
     hashes: npt.NDArray[np.uint64],
 ) -> dict[str, FileInfo]:
     count = shape[0]
     offsets = np.zeros(count + 1, np.int64)  # filled while `rows` runs
 
-    def rows() -> Iterator[bytes]:
-        waiting: list[bytes] = []
-        end = waiting_bytes = 0
-        for row, document in enumerate(documents, start=1):
-            waiting.append(document)
-            waiting_bytes += len(document)
-            end += len(document)
-            offsets[row] = end
-            if waiting_bytes >= SLICE_BYTES:
-                yield b"".join(waiting)
-                waiting, waiting_bytes = [], 0
-        yield b"".join(waiting)
+    def rows() -> Iterator[Buffer]:
+        row = 0
+        for part in documents:
+            after = row + len(part.lengths)
+            offsets[row + 1 : after + 1] = offsets[row] + np.cumsum(part.lengths)
+            row = after
+            yield part.content
 
     order = np.argsort(hashes, kind="stable").astype(np.int32)
     contents: list[tuple[str, Callable[[], Iterable[Buffer]]]] = [
