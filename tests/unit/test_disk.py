@@ -172,3 +172,15 @@ def test_a_lock_keeps_others_out_until_released(disk: RealDisk, tmp_path: Path) 
 def test_slices_bound_each_step() -> None:
     parts = list(slices([b"abcdefg", b"", np.arange(2, dtype=np.int16).data], 3))
     assert [bytes(part) for part in parts] == [b"abc", b"def", b"g", b"\x00\x00\x01", b"\x00"]
+
+
+def test_errors_of_open_files_name_them(tmp_path: Path) -> None:
+    """The system's own say no more than "Input/output error"."""
+    disk, folder = RealDisk(), str(tmp_path)
+    for reach in (disk.map, disk.read):
+        with pytest.raises(OSError, match=folder):
+            reach(folder)
+    file = disk.create(f"{folder}/file", 10)
+    with pytest.raises(OSError, match=f"{folder}/file"):
+        file.truncate(-1)
+    file.close()

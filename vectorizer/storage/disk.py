@@ -19,6 +19,7 @@ import mmap
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 from zlib import crc32
 
@@ -110,6 +111,17 @@ class Disk(Protocol):
         """Hold the file (made if missing) against other processes; BlockingIOError if another one has it."""
 
 
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Errors of what is open by its descriptor say which file it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), path) from error
+
+
 class RealDisk:
     """`Disk` on the operating system."""
 
@@ -117,37 +129,40 @@ class RealDisk:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         try:
             if size:
-                os.posix_fallocate(descriptor, 0, size)
+                with _naming(path):
+                    os.posix_fallocate(descriptor, 0, size)
         except OSError:
             os.close(descriptor)
             os.remove(path)
             raise
-        return RealFile(descriptor)
+        return RealFile(descriptor, path)
 
     def open(self, path: str) -> File:
-        return RealFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        return RealFile(os.open(path, os.O_RDWR | os.O_CLOEXEC), path)
 
     def read(self, path: str, position: int = 0, count: int = -1) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if count < 0:
-                count = max(0, os.fstat(descriptor).st_size - position)
-            data = os.pread(descriptor, count, position)
-            while 0 < len(data) < count:  # one call gives at most 2 GiB
-                more = os.pread(descriptor, count - len(data), position + len(data))
-                if not more:
-                    break
-                data += more
-            return data
+            with _naming(path):
+                if count < 0:
+                    count = max(0, os.fstat(descriptor).st_size - position)
+                data = os.pread(descriptor, count, position)
+                while 0 < len(data) < count:  # one call gives at most 2 GiB
+                    more = os.pread(descriptor, count - len(data), position + len(data))
+                    if not more:
+                        break
+                    data += more
+                return data
         finally:
             os.close(descriptor)
 
     def map(self, path: str) -> memoryview:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if os.fstat(descriptor).st_size == 0:  # which mmap refuses
-                return memoryview(b"")
-            return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+            with _naming(path):
+                if os.fstat(descriptor).st_size == 0:  # which mmap refuses
+                    return memoryview(b"")
+                return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
         finally:
             os.close(descriptor)
 
@@ -160,8 +175,10 @@ class RealDisk:
             try:
                 for part in slices(buffers):
                     checksum = crc32(part, checksum)
-                    _write_all(descriptor, part)
-                os.fsync(descriptor)
+                    with _naming(path):
+                        _write_all(descriptor, part)
+                with _naming(path):
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
         except BaseException:
@@ -221,27 +238,31 @@ class RealDisk:
 class RealFile:
     """`File` on the operating system."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor = descriptor
+        self._path = path
 
     @property
     def size(self) -> int:
         return os.fstat(self._descriptor).st_size
 
     def write_at(self, position: int, buffers: Sequence[Buffer]) -> None:
-        for start in range(0, len(buffers), _VECTORS_MAX):
-            group = buffers[start : start + _VECTORS_MAX]
-            written = os.pwritev(self._descriptor, group, position)
-            expected = sum(map(len, group))
-            if written < expected:
-                _pwrite_all(self._descriptor, memoryview(b"".join(group))[written:], position + written)
-            position += expected
+        with _naming(self._path):
+            for start in range(0, len(buffers), _VECTORS_MAX):
+                group = buffers[start : start + _VECTORS_MAX]
+                written = os.pwritev(self._descriptor, group, position)
+                expected = sum(map(len, group))
+                if written < expected:
+                    _pwrite_all(self._descriptor, memoryview(b"".join(group))[written:], position + written)
+                position += expected
 
     def sync(self) -> None:
-        os.fdatasync(self._descriptor)
+        with _naming(self._path):
+            os.fdatasync(self._descriptor)
 
     def truncate(self, size: int) -> None:
-        os.ftruncate(self._descriptor, size)
+        with _naming(self._path):
+            os.ftruncate(self._descriptor, size)
 
     def close(self) -> None:
         if self._descriptor >= 0:
