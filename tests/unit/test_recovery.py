@@ -120,7 +120,17 @@ def test_a_lost_or_foreign_current_stops_the_start(node: StoredNode) -> None:
     node.stop()
     current = Path(node.directory.root) / "CURRENT"
     content_before = current.read_bytes()
-    for damage in (b"", b"nonsense\n", b"0000000001/manifest-9999999999\n"):
+    changed = content_before.replace(b"manifest-0000000001", b"manifest-9999999999")
+    for damage in (
+        b"",
+        b"nonsense\n",
+        b"0000000001/manifest-9999999999\n",
+        changed,
+        content_before[:-1],
+        content_before + b"\0",
+        content_before + b"\n",
+        b"\xc2\xb2" + content_before[1:],  # a digit to str, and not to int
+    ):
         current.write_bytes(damage)
         with pytest.raises(DamageError):
             node.start()
@@ -128,6 +138,41 @@ def test_a_lost_or_foreign_current_stops_the_start(node: StoredNode) -> None:
     with pytest.raises(DamageError, match="missing"):
         node.start()
     current.write_bytes(content_before)
+    node.start()
+
+
+def test_current_of_before_it_had_a_checksum(node: StoredNode) -> None:
+    node.stop()
+    current = Path(node.directory.root) / "CURRENT"
+    current.write_bytes(current.read_bytes().partition(b" ")[0] + b"\n")
+    node.start()
+
+
+def test_a_current_that_leads_nowhere_costs_no_generation(node: StoredNode) -> None:
+    node.upsert(1, 2)
+    node.stop()
+    current = Path(node.directory.root) / "CURRENT"
+    content_before = current.read_bytes()
+    for digits in (b"0000000003", b"1000000001"):
+        current.write_bytes(digits + content_before[10:])
+        with pytest.raises(DamageError):
+            node.start()
+    current.write_bytes(content_before)
+    node.start()
+    assert node.things.vector_count == 2
+
+
+def test_another_manifest_than_current_means_stops_the_start(node: StoredNode) -> None:
+    """Its data may be right, with the journal; the settings stored in it are not."""
+    node.checkpoint()
+    older = Path(node.directory.manifest_path(1, "manifest-0000000001"))
+    newer = Path(node.directory.manifest_path(1, "manifest-0000000002"))
+    node.stop()
+    content_before = newer.read_bytes()
+    newer.write_bytes(older.read_bytes())
+    with pytest.raises(DamageError, match=r"manifest-0000000002 of generation 1 with checksum"):
+        node.start()
+    newer.write_bytes(content_before)
     node.start()
 
 

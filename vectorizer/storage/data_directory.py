@@ -2,7 +2,7 @@
 
 ::
 
-    CURRENT                      "<generation>/<manifest>", replaced by rename
+    CURRENT                      "<generation>/<manifest> <its CRC32>", replaced by rename
     LOCK                         held by the process that owns the directory
     FOLLOWS                      there if the node was a replica last: its newest mastership is another's
     0000000001/                  a generation: data that grew by operations from one install
@@ -19,9 +19,11 @@ procedure of several steps is done or not done by the one rename.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 
+from vectorizer import frame
 from vectorizer.errors import DamageError
 from vectorizer.storage.disk import Disk
 from vectorizer.storage.journal_recovery import inspect
@@ -33,6 +35,8 @@ KEEP = "KEEP"
 ASIDE = "aside"
 DIVERGED = "diverged"
 MANIFESTS_KEPT = 2
+_LINE = re.compile(rb"(\d{10})/(manifest-\d{10})(?: ([0-9a-f]{8}))?\n")
+"""Of CURRENT; it had no checksum at first."""
 
 
 class DataDirectory:
@@ -75,11 +79,27 @@ class DataDirectory:
                     "the data away",
                 )
             return None
-        content = self.disk.read(path).decode("utf-8", "replace").strip()
-        generation, _, name = content.partition("/")
-        if not (generation.isdigit() and name.startswith("manifest-")):
+        content = self.disk.read(path)
+        said = _LINE.fullmatch(content)
+        if said is None:
             raise DamageError(path, f"it names no manifest but {content[:80]!r}; restore it from a backup")
-        return int(generation), name
+        generation, name, checksum = int(said[1]), said[2].decode(), said[3]
+        if checksum is not None and self._manifest_checksum(generation, name) not in (None, checksum):
+            raise DamageError(
+                path,
+                f"it names {name} of generation {generation} with checksum {checksum.decode()}, that file is "
+                "another one; restore both from a backup, or this node from a replica",
+            )
+        return generation, name
+
+    def _manifest_checksum(self, generation: int, name: str) -> bytes | None:
+        """The CRC32 that a manifest's frame states, as CURRENT writes it; None if there is no such file."""
+        path = self.manifest_path(generation, name)
+        if not self.disk.exists(path):
+            return None
+        return (
+            self.disk.read(path, frame.LENGTH_BYTES, frame.HEADER_BYTES - frame.LENGTH_BYTES).hex().encode()
+        )
 
     def _holds_data(self, generation: int) -> bool:
         """Whether anything was ever written here: not if the very first start was cut before CURRENT."""
@@ -152,9 +172,9 @@ class DataDirectory:
         """From here on this manifest counts: one rename."""
         aside, path = f"{self.root}/{CURRENT}.new", f"{self.root}/{CURRENT}"
         self.disk.sync_directory(self.root)  # the generation itself must be there before CURRENT leads to it
-        self.disk.write_file(
-            aside, [f"{self.generation_path(generation).rpartition('/')[2]}/{name}\n".encode()]
-        )
+        checksum = self._manifest_checksum(generation, name)
+        assert checksum is not None, "a manifest is written before it counts"
+        self.disk.write_file(aside, [b"%010d/%s %s\n" % (generation, name.encode(), checksum)])
         self.disk.replace(aside, path)
         self.disk.sync_directory(self.root)
 

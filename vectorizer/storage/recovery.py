@@ -62,8 +62,9 @@ def open_data(directory: DataDirectory, options: StorageOptions, new_node_id: Ca
         return recovered
     generation, name = current
     directory.disk.sync_directory(directory.root)  # a killed process may have left it uncertain
-    directory.remove_other_generations(generation)
-    return load(directory, generation, directory.read_manifest(generation, name), options)
+    manifest = directory.read_manifest(generation, name)
+    directory.remove_other_generations(generation)  # not before CURRENT is known to lead to a manifest
+    return load(directory, generation, manifest, options)
 
 
 def create(directory: DataDirectory, options: StorageOptions, manifest: Manifest) -> Recovered:
