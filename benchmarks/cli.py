@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NoReturn
 
-from benchmarks import report
+from benchmarks import plots, report
 from benchmarks.measurement import Bench, Outcome, Row, measure_row
 from benchmarks.nodes import ROOT
 from benchmarks.references import REFERENCES
@@ -45,6 +45,7 @@ def _parser() -> _Parser:
     parser.add_argument("--directory", type=Path, metavar="DIR", help="where the nodes have their data")
     parser.add_argument("--json", type=Path, metavar="FILE", help="store there; other rows in it are kept")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table into this document")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw what grows there, as SVG")
     parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="measure nothing: show it")
     return parser
 
@@ -67,6 +68,8 @@ def main(words: Sequence[str] | None = None) -> int:
     report.show(outcomes)
     if arguments.json is not None:
         report.write(arguments.json, outcomes)
+    if arguments.plots is not None:
+        plots.draw(outcomes, arguments.plots)
     if arguments.markdown is not None:
         text = arguments.markdown.read_text(encoding="utf-8")
         table = report.markdown(outcomes if arguments.json is None else report.read(arguments.json))
@@ -97,7 +100,12 @@ def _measured(rows: Sequence[Row], arguments: argparse.Namespace) -> list[Outcom
     directory = Path(tempfile.mkdtemp(prefix="vectorizer-bench-", dir=arguments.directory))
     bench = Bench(directory, 1 if arguments.quick else arguments.runs, arguments.size, arguments.quick)
     try:
-        return list(_outcomes(rows, bench))
+        outcomes = []
+        for outcome in _outcomes(rows, bench):
+            outcomes.append(outcome)
+            if arguments.json is not None:  # at once: a later row that fails takes no figure along
+                report.write(arguments.json, [outcome])
+        return outcomes
     finally:
         shutil.rmtree(directory)
 

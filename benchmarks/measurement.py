@@ -36,16 +36,21 @@ class Bench:
         return min(count, max(least, count // QUICK_FACTOR)) if self.quick else count
 
 
+Point = Mapping[str, float | str]
+"""A line of a row's own table, by name with unit: growth at one size, recall at one ef."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One run of a row: its value, and what is worth showing beside it, by name with unit.
 
-    ``references``: those that only this scene could measure.
+    ``references``: those that only this scene could measure. ``points``: a table of its own, and a plot.
     """
 
     value: float
     details: Mapping[str, float] = field(default_factory=dict)
     references: Mapping[str, float] = field(default_factory=dict)
+    points: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,8 @@ class Outcome:
     met: bool | None
     revision: str
     measured_at: str
+    points: tuple[Point, ...] = ()
+    """Of the last run."""
 
     @property
     def share(self) -> float | None:
@@ -152,6 +159,7 @@ def measure_row(
         None if target is None else target.met(value, details, middle),
         revision,
         now,
+        figures[-1].points,
     )
 
 

@@ -83,7 +83,10 @@ def read(path: Path) -> list[Outcome]:
     if not path.exists():
         return []
     document = orjson.loads(path.read_bytes())
-    return [Outcome(**{**row, "runs": tuple(row["runs"])}) for row in document["rows"]]
+    return [
+        Outcome(**{**row, "runs": tuple(row["runs"]), "points": tuple(row.get("points", ()))})
+        for row in document["rows"]
+    ]
 
 
 def write(path: Path, outcomes: Sequence[Outcome]) -> None:
@@ -99,10 +102,21 @@ def write(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """The table in Markdown."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "| " + " | ".join(["---"] * len(HEADINGS)) + " |"]
-    lines += ["| " + " | ".join(cells(outcome)) + " |" for outcome in outcomes]
-    return "\n".join(lines)
+    """The table in Markdown, and below it the tables of the rows that have their own."""
+    tables = [_table(HEADINGS, [cells(outcome) for outcome in outcomes])]
+    for outcome in outcomes:
+        if outcome.points:
+            lines = [
+                [number(cell) if isinstance(cell, float) else str(cell) for cell in point.values()]
+                for point in outcome.points
+            ]
+            tables += [f"{outcome.name}:", _table(list(outcome.points[0]), lines)]
+    return "\n\n".join(tables)
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [headings, ["---"] * len(headings), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def put_into(document: str, table: str) -> str:

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
-from benchmarks import report
+from benchmarks import data, exact, report
 from tests.cluster.harness.node import ROOT, clean_environment
 
 
@@ -69,3 +70,27 @@ def test_list_names_each_row_and_reference() -> None:
     listed = bench("--list")
     assert listed.returncode == 0
     assert {"ingest-columns", "redis", "http8"} <= {line.split()[0] for line in listed.stdout.splitlines()}
+
+
+@pytest.mark.cluster
+def test_a_row_with_points_has_a_table_and_a_plot(tmp_path: Path) -> None:
+    stored = tmp_path / "bench.json"
+    words = ("--quick", "--rows", "recall-*", "--directory", tmp_path, "--plots", tmp_path)
+    done = bench(*words, "--json", stored)
+    assert done.returncode == 0, done.stderr
+    [recall] = report.read(stored)
+    assert [point["way"] for point in recall.points][-2:] == ["automatic", "exact scan"]
+    assert recall.points[-1]["recall@10"] == 1.0
+    assert "| way | recall@10 | searches /s |" in report.markdown([recall])
+    assert (tmp_path / "recall.svg").read_text().startswith("<?xml")
+
+
+def test_exact_neighbours_are_those_of_a_plain_sort() -> None:
+    rows, queries = data.clusters(45_000), data.queries(5)
+    likeness = exact.unit(queries) @ exact.unit(rows).T
+    sorted_ = np.argsort(-likeness, axis=1)
+    found = exact.nearest(data.clusters, len(rows), queries)
+    assert (found == sorted_[:, :10]).all()
+    even = exact.nearest(data.clusters, len(rows), queries, lambda numbers: numbers[numbers % 2 == 0])
+    assert (even == [[row for row in order if row % 2 == 0][:10] for order in sorted_.tolist()]).all()
+    assert exact.recall([[*order[:9], -1] for order in found.tolist()], found) == 0.9
