@@ -38,6 +38,23 @@ def parse_address(text: str) -> Address:
     return Address(parse_host(host), int(port))
 
 
+def is_every_interface(host: str) -> bool:
+    """Whether ``host`` means every interface of a machine, and so names none of them to another one."""
+    return host in ("0.0.0.0", "::")
+
+
+def seen_from_elsewhere(told: str, host: str) -> str:
+    """Return the address that a node told of itself, as a peer who reaches that node at ``host`` can use it.
+
+    ``told`` may be ``""``, and is returned as it is if it is no address.
+    """
+    try:
+        address = parse_address(told)
+    except ValueError:
+        return told
+    return str(Address(host, address.port)) if host and is_every_interface(address.host) else told
+
+
 def parse_host(text: str) -> str:
     """Return a host name or IP address without brackets; a ValueError says what is wrong with ``text``."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text

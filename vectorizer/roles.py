@@ -6,7 +6,8 @@ A change of role is a procedure of several steps that may be cut after each:
   all data durable, store the role, open the new mastership while writes are still held, make it durable, let
   writes in, listen.
 - to replica: stop writes, store the role and the master's address, end the listener, start the link. With an
-  address of its own a replica listens, too, for replicas of its own.
+  address of its own a replica listens, too, for replicas of its own; an address that was named now is bound
+  before all else.
 
 A crash before the role is stored finds the old role, and nothing was acknowledged under the new one. A crash
 after it finds a master that was a replica, whose start opens the new mastership.
@@ -27,6 +28,7 @@ from vectorizer.address import Address, parse_address
 from vectorizer.config import Settings, Source
 from vectorizer.database import Database, node_limits
 from vectorizer.errors import ConfigurationError, RequestError, conflict, insufficient_storage, validation
+from vectorizer.listening import listening_address, refused_bind, unusable
 from vectorizer.maintenance import Maintenance
 from vectorizer.node import Role
 from vectorizer.replication import messages
@@ -84,7 +86,7 @@ class Roles:
             try:
                 self._listen(bind(replication.bind_address))
             except OSError as error:
-                raise _unusable(replication.bind_address, self.settings, error) from error
+                raise unusable(replication.bind_address, self.settings, error) from error
         elif replication.role == Role.REPLICA:
             self._listen_as_replica(replication.bind_address)
             self._follow(force=False)
@@ -117,6 +119,8 @@ class Roles:
             log.info(
                 "configured", role=role.value, settings=settings.stored(), **self._database.node.describe()
             )
+            for warning in settings.warnings:
+                log.warning("configuration_doubtful", message=warning)
             return {
                 "success": True,
                 "role": role.value.capitalize(),
@@ -169,14 +173,9 @@ class Roles:
         if self.master is not None and address == self.settings.replication.bind_address:
             self._take_mastership(settings, old, Role.MASTER, force)
             return
-        listener = self._bind_beside(address)
-        try:
+        with self._listener_named(address) as listener:
             self._take_mastership(settings, old, Role.MASTER, force)
-        except BaseException:
-            listener.close()
-            if self.master is not None and not self.master.listening:
-                self._listen_again()
-            raise
+        assert listener is not None, "a master has an address"
         if self.master is not None:
             self.master.stop()
         self._listen(listener)
@@ -187,13 +186,13 @@ class Roles:
             return bind(address)
         except OSError as error:
             if self.master is None or error.errno != errno.EADDRINUSE or not self._is_own_port(address):
-                raise _refused_bind(address, error) from error
+                raise refused_bind(address, error) from error
         self.master.stop()
         try:
             return bind(address)
         except OSError as error:
             self._listen_again()
-            raise _refused_bind(address, error) from error
+            raise refused_bind(address, error) from error
 
     def _is_own_port(self, address: str) -> bool:
         assert self.master is not None
@@ -267,28 +266,58 @@ class Roles:
         same_master = settings.replication.master_address == self.settings.replication.master_address
         address = settings.replication.bind_address
         same_address = address == self.settings.replication.bind_address
-        if self.master is not None and same_address:
-            address = self.master.address
-        if old is Role.REPLICA:
-            self._store(settings)
-            if same_master and same_address and not force and self.replica is not None:
-                if self.replica.stopped_for_good:
-                    self.replica.reset()
-                return
-        else:
-            with self._database.writes_held("this node is about to become a replica"):
-                self._database.flush()
-                self._note(follows=True)
+        with self._listener_named(None if same_address else address) as listener:
+            if old is Role.REPLICA:
                 self._store(settings)
-                node.role, node.master_url, node.deposed = Role.REPLICA, master_url, None
-                self._give_up_mastership()
+            else:
+                with self._database.writes_held("this node is about to become a replica"):
+                    self._database.flush()
+                    self._note(follows=True)
+                    self._store(settings)
+                    node.role, node.master_url, node.deposed = Role.REPLICA, master_url, None
+                    self._give_up_mastership()
+        if old is Role.REPLICA and same_master and same_address and not force and self._tells_where():
+            return
         if self.replica is not None:
             self.replica.stop()
             self.replica = None
         if old is not Role.REPLICA or not same_address:
-            self._stop_listening()
-            self._listen_as_replica(address)
+            self._listen_anew(listener, address)
         self._follow(force, master_url)
+
+    @contextmanager
+    def _listener_named(self, address: str | None) -> Iterator[socket.socket | None]:
+        """Bound at an address that was named now; closed, and all is as before, if the body fails."""
+        if not address:
+            yield None
+            return
+        listener = self._bind_beside(address)
+        try:
+            yield listener
+        except BaseException:
+            listener.close()
+            if self.master is not None and not self.master.listening:
+                self._listen_again()
+            raise
+
+    def _listen_anew(self, listener: socket.socket | None, address: str) -> None:
+        """As a replica, let others in: by this listener, else where this node does already, else there."""
+        if listener is None and address and self.master is not None:
+            address = self.master.address
+        self._stop_listening()
+        if listener is not None:
+            self._listen(listener)
+        else:
+            self._listen_as_replica(address)
+
+    def _tells_where(self) -> bool:
+        """Whether the link goes on: its master knows what the settings say. One that gave up tries anew."""
+        client = self.replica
+        if client is None or client.link.listens_at != self._listens_at():
+            return False
+        if client.stopped_for_good:
+            client.reset()
+        return True
 
     # -- what a master's switchover does here ------------------------------------------------------------
 
@@ -401,6 +430,12 @@ class Roles:
             self.master.stop()
             self.master = None
 
+    def _listens_at(self) -> Address:
+        """Where peers reach this node's listener, as it tells its master."""
+        if self.master is None:
+            return NOWHERE
+        return listening_address(self.settings, parse_address(self.master.address).port)
+
     def _above(self) -> Above:
         return Above() if self.replica is None else self.replica.above
 
@@ -411,7 +446,7 @@ class Roles:
             self.settings.replication.master_address,
             self.rest_address,
             force=force,
-            listens_at=NOWHERE if self.master is None else _reachable(self.master.address),
+            listens_at=self._listens_at(),
             orders=self,
             security=self._security,
         )
@@ -427,34 +462,3 @@ def _stored_or_refused() -> Iterator[None]:
         yield
     except OSError as error:
         raise insufficient_storage(f"the change cannot be stored: {error}; nothing was changed") from error
-
-
-def _unusable(address: str, settings: Settings, error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"cannot listen for replicas on {address}: {error.strerror}",
-        key="replication.bind_address",
-        source=settings.where("replication.bind_address"),
-        accepted="an address of this machine that is not in use",
-    )
-
-
-def _refused_bind(address: str, error: OSError) -> RequestError:
-    if error.errno == errno.EADDRINUSE:
-        return conflict(f"{address} is in use; nothing was changed", "address_in_use", address=address)
-    return validation(
-        f"cannot listen on {address}: {error.strerror or error}; nothing was changed", address=address
-    )
-
-
-def _reachable(address: str) -> Address:
-    """An own address as peers are told it; a wildcard says nothing about the host."""
-    host, port = parse_address(address)
-    return Address("" if host in ("0.0.0.0", "::") else host, port)
-
-
-def advertised_address(settings: Settings, port: int) -> str:
-    """Host and port told to peers: as set, else where the REST interface listens."""
-    if settings.server.advertise_address:
-        return str(parse_address(settings.server.advertise_address))
-    host = settings.server.host
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -37,8 +37,8 @@ class Server:
     advertise_address: str = setting(
         "",
         "REST address (host:port) that this node tells its peers: replicas name it to clients who "
-        "want to write. Empty = host and port from above, which is of no use to other machines if "
-        "host is 127.0.0.1 or 0.0.0.0.",
+        "want to write. Empty = host and port from above; for 0.0.0.0 or [::] peers put the host at "
+        "which they see this node. 127.0.0.1 is of no use to other machines.",
         kind="peer",
     )
     connections_max: int = setting(
@@ -218,6 +218,13 @@ class Replication:
         "Where replicas connect, as host:port. A master needs it; a replica that has it can feed "
         "replicas of its own. What protects it is in the section security.",
         kind="address",
+    )
+    advertise_address: str = setting(
+        "",
+        "Where other nodes reach bind_address (host:port), if they see it elsewhere: behind NAT, or under "
+        "a name. It is where a switchover points everybody. Empty = bind_address; if that is on every "
+        "interface, the host of server.advertise_address, else the one that the master sees.",
+        kind="peer",
     )
     master_address: str = setting(
         "",

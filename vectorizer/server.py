@@ -23,6 +23,7 @@ from vectorizer.database import Database, node_limits
 from vectorizer.errors import ConfigurationError, DamageError, RequestError
 from vectorizer.events import EventRing
 from vectorizer.histogram import LATENCY_SECS, Histogram
+from vectorizer.listening import advertised_address
 from vectorizer.loop_delay import LoopDelay
 from vectorizer.maintenance import Maintenance
 from vectorizer.metrics.exposition import CONTENT_TYPE, NodeMetrics
@@ -37,7 +38,7 @@ from vectorizer.rest.measured import Measured
 from vectorizer.rest.metrics import MetricsRoutes
 from vectorizer.rest.server import RestServer
 from vectorizer.rest.switchover import SwitchoverRoutes
-from vectorizer.roles import Roles, advertised_address
+from vectorizer.roles import Roles
 from vectorizer.security import Security
 from vectorizer.service_notification import notify
 from vectorizer.snapshots import Snapshots

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectorizer.address import Address, parse_address, parse_host
+from vectorizer.address import Address, parse_address, parse_host, seen_from_elsewhere
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,18 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
     except ValueError:
         return
     assert str(address).lower() == text.lower() or int(text.rpartition(":")[2]) == address.port
+
+
+@pytest.mark.parametrize(
+    ("told", "host", "seen"),
+    [
+        ("0.0.0.0:15002", "master.example", "master.example:15002"),
+        ("[::]:15002", "fd00::2", "[fd00::2]:15002"),
+        ("0.0.0.0:15002", "", "0.0.0.0:15002"),
+        ("db:15002", "10.0.0.2", "db:15002"),
+        ("", "10.0.0.2", ""),
+        ("what is this", "10.0.0.2", "what is this"),
+    ],
+)
+def test_every_interface_is_no_address_for_others(told: str, host: str, seen: str) -> None:
+    assert seen_from_elsewhere(told, host) == seen

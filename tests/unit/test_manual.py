@@ -29,10 +29,11 @@ def test_every_key_stands_in_the_yaml_with_its_default() -> None:
 def test_every_key_has_its_line_in_the_markdown() -> None:
     for row in TABLE:
         (line,) = [
-            line for line in manual.markdown_manual().splitlines() if line.startswith(f"| `{row.key}` |")
+            line
+            for line in manual.markdown_manual().splitlines()
+            if line.startswith(f"| `{row.key}` |") and f"`{row.environment[0]}`" in line
         ]
         assert row.accepted in line
-        assert f"`{row.environment[0]}`" in line
         assert row.help in line
         assert line.count("|") == 6
 

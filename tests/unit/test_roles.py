@@ -13,10 +13,8 @@ from gevent import socket
 
 from tests.unit.served import Cluster, Served, cluster_at, free_port, master_settings, wait_until
 from vectorizer.address import parse_address
-from vectorizer.config import Settings, Source
 from vectorizer.errors import ConfigurationError
 from vectorizer.replication.states import LinkState
-from vectorizer.roles import advertised_address
 from vectorizer.server import Server
 
 
@@ -211,6 +209,37 @@ def test_an_address_in_use_changes_nothing(cluster: Cluster) -> None:
         assert node.role == role
 
 
+def test_an_address_in_use_changes_nothing_on_a_replica_either(cluster: Cluster) -> None:
+    master, alone = cluster.master(), cluster.start("alone")
+    replica = cluster.replica(master)
+    follows = {"role": "replica", "master_address": master.address}
+    for node, values in ((replica, {}), (replica, follows), (alone, follows), (master, follows)):
+        role, address = node.role, node.status()["replication_address"]
+        stored = node.server.database.node.manifest.stored
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            code, answer = node.configure(bind_address=f"127.0.0.1:{taken.getsockname()[1]}", **values)
+        assert (code, answer["error_type"]) == (409, "address_in_use")
+        assert (node.role, node.status()["replication_address"]) == (role, address)
+        assert node.server.database.node.manifest.stored == stored
+    wait_until(lambda: replica.streams, "the link as it was")
+
+
+def test_a_replica_tells_its_master_where_it_is_reached_as_soon_as_that_is_said(cluster: Cluster) -> None:
+    master = cluster.master()
+    replica = cluster.replica(master)
+    told = lambda: master.status()["replicas"][0]["replication_address"]  # noqa: E731
+    assert replica.configure(bind_address="localhost:0")[0] == 200
+    port = parse_address(replica.status()["replication_address"]).port
+    wait_until(lambda: told() == f"localhost:{port}", "the name, not the number behind it")
+    assert replica.configure(advertise_address="db.example:7009")[0] == 200
+    wait_until(lambda: told() == "db.example:7009", "what was said now")
+    partial_syncs = replica.counters.partial_syncs
+    assert replica.configure(advertise_address="db.example:7009")[0] == 200
+    assert replica.counters.partial_syncs == partial_syncs, "the link stands"
+
+
 def test_what_cannot_be_configured_is_told(cluster: Cluster) -> None:
     node = cluster.start("node", None, **{"replication.log_size": 500})
     for values, code, kind in [
@@ -338,14 +367,6 @@ def test_a_promotion_during_the_first_full_sync_is_refused_or_whole(cluster: Clu
     else:
         assert code == 409
         replica.follows(master)
-
-
-def test_the_advertised_address(tmp_path: Path) -> None:
-    settings = Settings().replaced({"server.host": "::1"}, source=Source.YAML)
-    assert advertised_address(settings, 15002) == "[::1]:15002"
-    assert advertised_address(Settings(), 8) == "127.0.0.1:8"
-    settings = settings.replaced({"server.advertise_address": "db.example:99"}, source=Source.YAML)
-    assert advertised_address(settings, 15002) == "db.example:99"
 
 
 def test_a_start_with_an_address_in_use_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -84,13 +84,14 @@ _REFUSALS = (
 
 @dataclass(slots=True)
 class ReplicaLink:
-    """The link to one master; `rest_address` and `listens_at` are this node's own, told to the master."""
+    """The link to the master at `master_host`; `rest_address` and `listens_at` are told to it."""
 
     node: Downstream
     settings: Callable[[], Settings]
     created_at: float
     random: Callable[[], float]  # uniform in [0, 1)
     force: bool = False
+    master_host: str = ""
     rest_address: str = ""
     listens_at: Address = NOWHERE
     state: LinkState = LinkState.DOWN
@@ -345,7 +346,7 @@ class ReplicaLink:
         self._exchange.check_welcome(welcome)
         handshake.check_welcome(self.node, welcome, self.force)
         self.sync_reason = welcome.reason
-        self.master.welcomed(welcome, now, now_ms)
+        self.master.welcomed(welcome, self.master_host, now, now_ms)
         if welcome.sync == "partial":
             if welcome.history != self.node.history:
                 self._work.append(AdoptHistory(welcome.history))

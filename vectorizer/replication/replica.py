@@ -100,6 +100,7 @@ class ReplicaClient:
             time.monotonic(),
             random.random,
             force=force,
+            master_host=parse_address(master_address).host,
             rest_address=rest_address,
             listens_at=listens_at,
         )

@@ -44,7 +44,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vectorizer import frame
-from vectorizer.address import Address
+from vectorizer.address import Address, seen_from_elsewhere
 from vectorizer.errors import PeerError
 from vectorizer.replication import authentication, handshake, messages
 from vectorizer.replication.authentication import NOTHING, Credentials, Exchange
@@ -360,9 +360,8 @@ class MasterSession:
         """The replica's row: new with the first hello of this link, the same with a second one."""
         if self.progress is None:
             port = hello.listen_port or self.port
-            self.progress = Progress(
-                hello.node_id, self.host, port, hello.rest_address, now, last_heard_at=now
-            )
+            rest_address = seen_from_elsewhere(hello.rest_address, self.host)
+            self.progress = Progress(hello.node_id, self.host, port, rest_address, now, last_heard_at=now)
             if hello.listen_port:
                 self.progress.listens_at = str(Address(hello.listen_host or self.host, port))
             replaced = self.table.attach(self.progress, now)

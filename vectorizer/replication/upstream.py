@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vectorizer.address import seen_from_elsewhere
 from vectorizer.replication.history import History
 from vectorizer.replication.messages import Heartbeat, Welcome
 
@@ -32,10 +33,11 @@ class MasterFacts:
     lag_told_at: float = 0.0
     above_lag_ms: int = 0  # how old the master's own data was at that time, if it follows somebody
 
-    def welcomed(self, welcome: Welcome, now: float, now_ms: int) -> None:
-        """A new connection's first facts."""
-        self.node_id, self.rest_address, self.path = welcome.node_id, welcome.rest_address, welcome.path
-        self.writes_address = welcome.writes_address or welcome.rest_address
+    def welcomed(self, welcome: Welcome, host: str, now: float, now_ms: int) -> None:
+        """A new connection's first facts. ``host``: at which the master was reached."""
+        self.node_id, self.path = welcome.node_id, welcome.path
+        self.rest_address = seen_from_elsewhere(welcome.rest_address, host)
+        self.writes_address = welcome.writes_address or self.rest_address
         self.history, self.offset, self.durable = welcome.history, welcome.offset, welcome.offset
         self.heartbeat_interval_secs = welcome.heartbeat_interval_secs
         self.heartbeat_at, self.heartbeat_ms = now, now_ms
