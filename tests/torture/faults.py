@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from tests.cluster.harness import Node, NotStarted, Proxy
+from tests.cluster.harness.proxy import Direction
 from tests.torture.trio import Trio
 
 JOIN_SECS = 60.0
@@ -130,7 +131,8 @@ class Faults:
 
     def _half_open(self, way: Proxy, chance: random.Random) -> None:
         """Nothing passes in one direction or both, and nobody is told; also for longer than the timeout."""
-        way.swallow(*chance.choice([("down",), ("up",), ("down", "up")]))
+        directions: list[tuple[Direction, ...]] = [("down",), ("up",), ("down", "up")]
+        way.swallow(*chance.choice(directions))
         self._stopped.wait(chance.uniform(0.5, 4))
         way.heal()
 

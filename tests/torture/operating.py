@@ -72,7 +72,12 @@ class Operator:
 
     def settle(self) -> Node:
         """Until one node is the master and both others follow it, each by its own link; the master."""
-        return wait_until(self._settled, f"one master, all follow\n{self._trio.log_tails()}", SETTLE_SECS)
+        try:
+            found = wait_until(self._settled, "one master, whom both others follow", SETTLE_SECS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._trio.log_tails()}") from None
+        assert found is not None
+        return found
 
     def _switchover(self, master: Node) -> None:
         target = self._chance.choice([node for node in self._trio.nodes if node is not master])
@@ -120,7 +125,9 @@ class Operator:
                 wait_until(node.status, f"{node.name} answers", SETTLE_SECS)
             if self._script("failover", "--yes", *map(_url, left)):
                 break
-        return wait_until(lambda: self._led(left), f"one of {left} leads", SETTLE_SECS)
+        found = wait_until(lambda: self._led(left), f"one of {left} leads", SETTLE_SECS)
+        assert found is not None
+        return found
 
     def _led(self, left: list[Node]) -> Node | None:
         """One step by hand towards one master among these that the other follows; that master."""
@@ -143,7 +150,8 @@ class Operator:
         if any(status["switchover"]["current"] for status in statuses.values()):
             return None
         if not masters:
-            return self._without_master(statuses)
+            self._without_master(statuses)
+            return None
         self._nobody = None
         master = max(masters, key=lambda node: _advance(statuses[node]))
         for node in masters:
@@ -181,12 +189,13 @@ class Operator:
         """An old master gives up what only it has; how much that is, its status shows before."""
         look = wait_until(lambda: self._look(old), f"{old.name} answers", SETTLE_SECS)
         new = wait_until(master.status, f"{master.name} answers", SETTLE_SECS)
-        known = {
-            entry["replication_id"] for entry in wait_until(old.status, f"{old.name} answers")["history"]
-        }
+        history = wait_until(old.status, f"{old.name} answers")["history"]
+        known = {entry["replication_id"] for entry in history}
         forks = [entry["start_offset"] for entry in new["history"] if entry["replication_id"] not in known]
+        # What it wrote under its last mastership alone: the one before was looked at when it was ended.
+        begun = max([*forks[:1], history[-1]["start_offset"]])
         look.successor = new["node_id"]
-        look.behind = {new["node_id"]: max(0, look.offset - forks[0]) if forks else 0}
+        look.behind = {new["node_id"]: max(0, look.offset - begun)}
         for _ in range(TRIES):
             if self._follow(old, master):
                 return

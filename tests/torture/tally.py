@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from rich.table import Table
 
 COLUMNS = ("kind of fault", "how many", "lost", "doubled", "not started", "longest stall")
 UNKNOWN = "?"
@@ -98,3 +99,14 @@ def _duration(milliseconds: float | None) -> str:
     if milliseconds is None:
         return NOT_MEASURED
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
+
+
+def table(kinds: Sequence[Kind], title: str | None = None) -> Table:
+    """The table for a terminal."""
+    made = Table(title=title, title_justify="left")
+    made.add_column(COLUMNS[0])
+    for column in COLUMNS[1:]:
+        made.add_column(column, justify="right")
+    for kind in kinds:
+        made.add_row(*kind.cells(), style="bold red" if kind.wrong else None)
+    return made

@@ -152,7 +152,10 @@ def report(
         for kind, count in sorted(counts.items())
     ]
     # Which of many faults lost a write cannot be told; that a mastership changed hands is always part of it.
-    total = Kind(f"{name}: writes under all of these", verdict.acknowledged)
+    total = Kind(f"{name}: acknowledged writes", verdict.acknowledged)
+    total.longest_stall_ms = max(
+        ((later - earlier) * 1000 for earlier, later in pairwise(times)), default=0.0
+    )
     taking = next((kind for kind in kinds if kind.kind.endswith(f": {TAKES_MASTERS}")), total)
     taking.lost = len(verdict.lost)
     taking.doubled = len(verdict.doubled)

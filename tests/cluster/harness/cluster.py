@@ -12,7 +12,7 @@ from tests.cluster.harness.ledger import Ledger
 from tests.cluster.harness.load import Load, create_collections
 from tests.cluster.harness.node import Node, free_port, merged
 from tests.cluster.harness.proxy import Proxy
-from tests.cluster.harness.readers import Readers
+from tests.cluster.harness.readers import PAUSE_SECS, Readers
 from tests.cluster.harness.waiting import DEADLINE_SECS, wait_until
 
 COLLECTIONS = ("alpha", "beta", "gamma")
@@ -115,10 +115,10 @@ class Cluster:
             lambda: self.master, self.ledger, names, writers=writers, seed=seed, pause_secs=pause_secs
         )
 
-    def readers(self) -> Readers:
+    def readers(self, *, pause_secs: float = PAUSE_SECS) -> Readers:
         """Somebody who asks all nodes everything meanwhile."""
         names = [*self.ledger.collections(), "never-created"]
-        return Readers(lambda: [self.master, *self.replicas], names)
+        return Readers(lambda: [self.master, *self.replicas], names, pause_secs=pause_secs)
 
     def write(self, operations: int = 100, *, seed: int = 1) -> None:
         """`operations` mixed operations by one writer."""

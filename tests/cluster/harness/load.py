@@ -204,7 +204,7 @@ class Load:
         """Until `more` further operations were answered."""
         goal = self.sent + more
         wait_until(lambda: self.failures or self.sent >= goal, f"{more} more writes", deadline_secs)
-        self._raise_failure()
+        self.raise_failure()
 
     def stop(self) -> None:
         """End the writers, each after its current operation."""
@@ -222,7 +222,7 @@ class Load:
     ) -> None:
         self.stop()
         if error is None:
-            self._raise_failure()
+            self.raise_failure()
             assert not any(thread.is_alive() for thread in self._threads), "a writer does not end"
 
     def _run(self, writer: Writer) -> None:
@@ -233,6 +233,7 @@ class Load:
         except BaseException as error:  # noqa: BLE001 - told to the test by wait_sent and __exit__
             self.failures.append(error)
 
-    def _raise_failure(self) -> None:
+    def raise_failure(self) -> None:
+        """AssertionError if a writer met what it must not."""
         if self.failures:
             raise AssertionError(f"a writer met {self.failures[0]!r}") from self.failures[0]

@@ -21,10 +21,15 @@ class Readers:
     """One reader for each node, as a context; what they met that must not be is told at its end."""
 
     def __init__(
-        self, nodes: Callable[[], Sequence[Node]], collections: Sequence[str], seed: int = 1
+        self,
+        nodes: Callable[[], Sequence[Node]],
+        collections: Sequence[str],
+        seed: int = 1,
+        pause_secs: float = PAUSE_SECS,
     ) -> None:
         self.nodes = nodes
         self.collections = collections
+        self.pause_secs = pause_secs
         self.answers = 0
         self.wrong: list[str] = []
         self._random = random.Random(seed)
@@ -51,7 +56,7 @@ class Readers:
                     self._ask(node)
                 except (InDoubt, NotSent):
                     continue  # the node is down at the moment, or went down before it answered
-            time.sleep(PAUSE_SECS)
+            time.sleep(self.pause_secs)
 
     def _ask(self, node: Node) -> None:
         collection = self._random.choice(self.collections)
