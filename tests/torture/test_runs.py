@@ -1,0 +1,85 @@
+"""The one table: what other rooms report is understood, and what must not be makes the command fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+
+from tests.torture.runs import RUNS, simulation_report
+from tests.torture.scenarios import read_results
+from tests.torture.tally import Kind, Report, markdown
+
+SIMULATED = {
+    "seeds": 3,
+    "faults": {"power off": 7, "cut": 9},
+    "lost": 0,
+    "doubled": 0,
+    "not_started": 0,
+    "longest_stall_virtual_ms": 1234.5,
+    "failures": [],
+}
+RESULTS = """<testsuites><testsuite>
+<testcase classname="tests.cluster.test_full_sync_under_fire" name="test_one"/>
+<testcase classname="tests.cluster.test_full_sync_under_fire" name="test_two">
+<failure message="lost&#10;more"/></testcase>
+<testcase classname="tests.cluster.test_guards" name="test_three"><skipped message="no tmpfs"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_a_report_is_the_same_after_it_was_written_and_read(tmp_path: Path) -> None:
+    report = Report([Kind("cut", 5, 2, 0, 0, 12.5, lost_allowed=3)], ["one"], ["two"])
+    report.write(tmp_path / "report.json")
+    assert Report.from_document(orjson.loads((tmp_path / "report.json").read_bytes())) == report
+
+
+def test_only_what_was_announced_may_be_lost() -> None:
+    assert not Kind("cut", 5, lost=3, lost_allowed=3).wrong
+    assert Kind("cut", 5, lost=4, lost_allowed=3).wrong
+    assert Kind("cut", 5, doubled=1).wrong
+    assert Kind("cut", 5, not_started=1).wrong
+    assert Report(failures=["grew"]).wrong
+
+
+def test_the_table_says_what_is_unknown_or_was_not_measured() -> None:
+    rows = markdown([Kind("cut", 1234, 0, 0, 0, 1500.0), Kind("kill", 1, None, None, None)]).splitlines()
+    assert rows[2:] == ["| cut | 1,234 | 0 | 0 | 0 | 1.5 s |", "| kill | 1 | ? | ? | ? | – |"]
+
+
+def test_the_simulation_reports_in_its_own_form() -> None:
+    report = simulation_report(SIMULATED)
+    assert [(kind.kind, kind.count, kind.lost) for kind in report.kinds] == [
+        ("simulation: power off", 7, 0),
+        ("simulation: cut", 9, 0),
+        ("simulation: seeds", 3, 0),
+    ]
+    failed = {"seed": 2, "kind": "lost", "sentence": "5 is gone"}
+    report = simulation_report({**SIMULATED, "lost": 1, "failures": [failed]})
+    assert report.kinds[0].lost is None
+    assert report.wrong
+
+
+def test_a_scenario_that_fails_says_which_and_how_much_was_lost_is_unknown(tmp_path: Path) -> None:
+    results = tmp_path / "results.xml"
+    results.write_text(RESULTS)
+    report = read_results(results)
+    assert [(kind.kind, kind.count, kind.lost) for kind in report.kinds] == [
+        ("scenarios: full sync under fire", 2, None),
+        ("scenarios: guards", 0, 0),
+    ]
+    assert report.failures == ["scenarios: full sync under fire: test_two: lost"]
+
+
+def test_a_run_that_leaves_no_report_is_a_failure(tmp_path: Path) -> None:
+    run = RUNS[0]
+    (tmp_path / f"{run.name}.log").write_text("it broke here")
+    assert "it broke here" in run.ended(3, tmp_path).failures[0]
+    Report([Kind("cut", 1)]).write(tmp_path / f"{run.name}.json")
+    assert run.finished(tmp_path) == Report([Kind("cut", 1)])
+    assert run.ended(3, tmp_path).wrong, "it says less than its exit code"
+
+
+def test_no_run_is_empty_at_the_smallest_scale() -> None:
+    for run in RUNS:
+        numbers = [float(word) for word in run.words(1e-9) if word.replace(".", "", 1).isdigit()]
+        assert all(number >= 1 for number in numbers), run.name
