@@ -9,6 +9,7 @@ bug) ends the process with exit code 1.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -181,6 +182,7 @@ class Server:
 def serve(settings: Settings) -> int:
     """Run a server until SIGTERM or SIGINT; the exit code. ConfigurationError before anything is served."""
     sys.setswitchinterval(THREAD_SWITCH_SECS)
+    allow_open_files()
     try:
         server = Server(settings)
         server.start()
@@ -207,6 +209,15 @@ def serve(settings: Settings) -> int:
         for handler in handlers:
             handler.cancel()
     return 0
+
+
+def allow_open_files() -> None:
+    """As many as the system lets this process have: each segment takes six, each connection one.
+
+    What a shell allows is often 1,024, which is for programs that use ``select``.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def new_id() -> str:

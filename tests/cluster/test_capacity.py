@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ ANONYMOUS_BYTES_MAX = int(2.5 * RAW_BYTES) + 120 * 10**6
 FIRST_SEARCH_SECS = 5.0
 SAMPLE_SECS = 0.1
 RECALL = 0.95
+FEW_FILES = 128
+SEGMENTS = 64
 
 
 def clustered(rows: int, seed: int) -> np.ndarray:
@@ -111,3 +114,19 @@ def mean_recall(node: Node, vectors: np.ndarray, queries: np.ndarray) -> float:
         ids = {hit["id"] for hit in answer["results"]}
         found.append(len(ids & nearest(vectors, query, 10)) / 10)
     return float(np.mean(found))
+
+
+def test_segments_are_not_limited_by_how_many_files_a_shell_lets_a_process_open(cluster: Cluster) -> None:
+    node = cluster.master_node("many-files", index={"segment_rows": 16, "segment_rows_max": 16})
+    node.start(ready=False)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (FEW_FILES, most))
+    node.wait_ready()
+    node.post("/collections", {"name": "many", "dimension": 2})
+    for first in range(0, 16 * SEGMENTS, 512):
+        rows = [{"id": str(first + number), "vector": [1.0, float(number)]} for number in range(512)]
+        node.post("/collections/many/vectors", {"vectors": rows})
+    wait_until(
+        lambda: node.get("/collections/many")["indexing_status"]["segments"] == SEGMENTS, "all rows are sealed"
+    )
+    assert node.get("/health")["status"] == "ok"
