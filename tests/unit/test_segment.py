@@ -62,6 +62,7 @@ def assert_rows(
     np.testing.assert_array_equal(segment.row_hashes(), content["hashes"])
     assert [segment.id_at(row) for row in range(segment.rows)] == content["ids"]
     assert [segment.payload_at(row) for row in range(segment.rows)] == content["payloads"]
+    assert segment.ids_and_payloads() == (content["ids"], content["payloads"])
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 1000])

@@ -7,7 +7,7 @@ sentence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vectorizer import codec, frame
@@ -21,7 +21,7 @@ from vectorizer.storage.data_directory import DataDirectory
 from vectorizer.storage.graph_files import GRAPH_FILES, load_graph
 from vectorizer.storage.growing import GrowingChunk
 from vectorizer.storage.journal import Journal
-from vectorizer.storage.journal_recovery import RecoveryReport, recover
+from vectorizer.storage.journal_recovery import Record, RecoveryReport, recover
 from vectorizer.storage.manifest import CollectionRecord, Manifest, SegmentRecord
 from vectorizer.storage.segment import SealedSegment, open_segment
 from vectorizer.storage.store import Store
@@ -71,10 +71,14 @@ def create(directory: DataDirectory, options: StorageOptions, manifest: Manifest
     """A new generation without data, made current."""
     directory.disk.make_directory(directory.root)
     generation = directory.prepare_generation()
-    create_journal(directory, generation, options, manifest.offset).close()
-    name = directory.write_manifest(generation, manifest)
-    directory.set_current(generation, name)
-    return load(directory, generation, manifest, options)
+    journal = create_journal(directory, generation, options, manifest.offset)
+    try:
+        name = directory.write_manifest(generation, manifest)
+        directory.set_current(generation, name)
+        return load(directory, generation, manifest, options, journal=journal)
+    except BaseException:
+        journal.close()
+        raise
 
 
 def create_journal(
@@ -97,13 +101,16 @@ def load(
     options: StorageOptions,
     *,
     verify: bool = True,
+    journal: Journal | None = None,
 ) -> Recovered:
     """Open the files of a manifest and apply the journal's operations after it. Blocking.
 
+    ``journal``: the empty one just made for this manifest. To recover it would read all that is preallocated,
+    which takes as long as to apply 10,000 rows.
     DamageError if they cannot be trusted, or are not there.
     """
     try:
-        return _load(directory, generation, manifest, options, verify)
+        return _load(directory, generation, manifest, options, verify, journal)
     except FileNotFoundError as error:
         raise DamageError(
             str(error.filename),
@@ -112,20 +119,28 @@ def load(
 
 
 def _load(
-    directory: DataDirectory, generation: int, manifest: Manifest, options: StorageOptions, verify: bool
+    directory: DataDirectory,
+    generation: int,
+    manifest: Manifest,
+    options: StorageOptions,
+    verify: bool,
+    journal: Journal | None,
 ) -> Recovered:
     store = Store()
     for collection in manifest.collections:
         store.collections[collection.config.name] = _open_collection(
             directory, generation, collection, verify
         )
-    journal, records, report = recover(
-        directory.disk,
-        directory.journal_path(generation),
-        file_bytes=options.journal_file_bytes,
-        bytes_max=options.journal_bytes_max,
-        after_offset=manifest.offset,
-    )
+    records: Iterator[Record] = iter(())
+    report = None
+    if journal is None:
+        journal, records, report = recover(
+            directory.disk,
+            directory.journal_path(generation),
+            file_bytes=options.journal_file_bytes,
+            bytes_max=options.journal_bytes_max,
+            after_offset=manifest.offset,
+        )
     log = ReplicationLog(options.log_size, options.log_bytes_max, manifest.offset)
     recovered = Recovered(
         generation,
@@ -211,8 +226,7 @@ def _regrow(
 ) -> GrowingChunk:
     """Growing rows of a checkpoint, copied back into memory; the next checkpoint uses the same files."""
     chunk = GrowingChunk(item.name, record.config.segment_rows, record.config.dimension)
-    ids = [segment.id_at(row) for row in range(item.rows)]
-    payloads = [bytes(segment.payload_at(row)) for row in range(item.rows)]
+    ids, payloads = segment.ids_and_payloads()
     chunk.append(ids, segment.vectors, segment.norms, segment.row_hashes(), payloads)
     restore_deletions(chunk, item)
     remember_written(chunk, generation, item.rows, item.files)

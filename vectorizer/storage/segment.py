@@ -48,6 +48,7 @@ _ID_ELEMENT = b"\x02id\x00"
 _PAYLOAD_ELEMENT = b"\x00\x03payload\x00"  # behind the zero byte that ends the id
 _NULL_ELEMENT = b"\x00\x0apayload\x00\x00"
 _ID_START = _ROW_HEAD.size
+_ID_LENGTH_PLACE = _ID_START - 4
 _ROW_BYTES_MIN = _ID_START + 1 + len(_NULL_ELEMENT)
 _DOCUMENT_BYTES_MIN = 5
 _CHECKED_ROWS = 16384
@@ -128,6 +129,20 @@ class SealedSegment:
         if self.rows_bson[element + 1] != _PAYLOAD_ELEMENT[1]:
             return b""
         return bytes(self.rows_bson[element + len(_PAYLOAD_ELEMENT) : end - 1])
+
+    def ids_and_payloads(self) -> tuple[list[bytes], list[bytes]]:
+        """All of them, in the order of rows: a sixth of what it takes row by row. Copies the documents."""
+        content = bytes(self.rows_bson)
+        begins = self.offsets[:-1]
+        numbers = np.frombuffer(content, np.uint8)
+        id_bytes = _integers(numbers, begins + _ID_LENGTH_PLACE) - 1
+        id_ends = begins + _ID_START + id_bytes
+        ids = [content[start : start + size] for start, size in _pairs(begins + _ID_START, id_bytes)]
+        payload_ends = np.where(numbers[id_ends + 1] == _PAYLOAD_ELEMENT[1], self.offsets[1:] - 1, 0)
+        payloads = [
+            content[start:end] for start, end in _pairs(id_ends + len(_PAYLOAD_ELEMENT), payload_ends)
+        ]
+        return ids, payloads
 
     def row_hashes(self) -> npt.NDArray[np.uint64]:
         """(n,) uint64: the hash of each row's id, in the order of rows."""
@@ -411,14 +426,8 @@ def _malformed(segment: SealedSegment, start: int, stop: int) -> npt.NDArray[np.
     begins = segment.offsets[start:stop]
     sizes = np.diff(segment.offsets[start : stop + 1])
 
-    def integers(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        values: npt.NDArray[np.int64] = (
-            content[places[:, None] + np.arange(4)].view("<i4")[:, 0].astype(np.int64)
-        )
-        return values
-
-    id_bytes = integers(begins + 8) - 1
-    bad: npt.NDArray[np.bool_] = integers(begins) != sizes
+    id_bytes = _integers(content, begins + _ID_LENGTH_PLACE) - 1
+    bad: npt.NDArray[np.bool_] = _integers(content, begins) != sizes
     bad |= (id_bytes < 1) | (id_bytes > sizes - _ROW_BYTES_MIN + 1)
     bad |= (content[begins[:, None] + np.arange(4, 8)] != np.frombuffer(_ID_ELEMENT, np.uint8)).any(axis=1)
     elements = np.where(bad, begins, begins + _ID_START + id_bytes)
@@ -427,9 +436,19 @@ def _malformed(segment: SealedSegment, start: int, stop: int) -> npt.NDArray[np.
     null = (kinds == _NULL_ELEMENT[1]) & (left == 0)
     document = (kinds == _PAYLOAD_ELEMENT[1]) & (left >= _DOCUMENT_BYTES_MIN)
     payloads = np.where(document & ~bad, elements + len(_PAYLOAD_ELEMENT), begins)
-    document &= integers(payloads) == left
+    document &= _integers(content, payloads) == left
     bad |= (content[elements] != 0) | ~(null | document)
     return bad
+
+
+def _integers(content: npt.NDArray[np.uint8], places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The 32-bit integers that begin at these places."""
+    values: npt.NDArray[np.int64] = content[places[:, None] + np.arange(4)].view("<i4")[:, 0].astype(np.int64)
+    return values
+
+
+def _pairs(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> Iterable[tuple[int, int]]:
+    return zip(first.tolist(), second.tolist(), strict=True)
 
 
 def _unfit(segment: SealedSegment, file: str, what: str) -> DamageError:

@@ -157,9 +157,13 @@ class SnapshotReceiver:
         for name in sorted(self.manifest.directories()):
             disk.sync_directory(f"{segments}/{name}")
         disk.sync_directory(segments)
-        create_journal(directory, self.generation, options, self.manifest.offset).close()
-        self.manifest_name = directory.write_manifest(self.generation, self.manifest)
-        return load(directory, self.generation, self.manifest, options, verify=False)
+        journal = create_journal(directory, self.generation, options, self.manifest.offset)
+        try:
+            self.manifest_name = directory.write_manifest(self.generation, self.manifest)
+            return load(directory, self.generation, self.manifest, options, verify=False, journal=journal)
+        except BaseException:
+            journal.close()
+            raise
 
     def keep(self) -> None:
         """What was received counts now, or may count: ``abort`` leaves it alone."""
