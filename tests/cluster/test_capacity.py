@@ -126,7 +126,9 @@ def test_segments_are_not_limited_by_how_many_files_a_shell_lets_a_process_open(
     for first in range(0, 16 * SEGMENTS, 512):
         rows = [{"id": str(first + number), "vector": [1.0, float(number)]} for number in range(512)]
         node.post("/collections/many/vectors", {"vectors": rows})
-    wait_until(
-        lambda: node.get("/collections/many")["indexing_status"]["segments"] == SEGMENTS, "all rows are sealed"
-    )
+
+    def segments() -> int:
+        return int(node.get("/collections/many")["indexing_status"]["segments"])
+
+    wait_until(lambda: segments() == SEGMENTS, "all rows are sealed")
     assert node.get("/health")["status"] == "ok"
