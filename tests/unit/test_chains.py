@@ -41,6 +41,7 @@ def test_a_chain_holds_the_same_and_each_node_lists_its_own_replicas(cluster: Cl
         code, answer = above.request("GET", "/replication/replicas")
         assert code == 200
         assert [row["id"] for row in answer["replicas"]] == [below.status()["node_id"]]
+        assert above.status()["stats"]["connected_replicas"] == 1
     assert last.request("GET", "/replication/replicas")[0] == 400
     assert master.status()["replicas"][0]["replication_address"] == middle.address
     histories = [node.status()["history"] for node in (master, middle, last)]

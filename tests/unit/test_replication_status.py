@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from tests.unit.served import Cluster, cluster_at, wait_until
 from vectorizer.loop_delay import LoopDelay
+from vectorizer.replication.progress import SyncProgress
+from vectorizer.replication.status import sync_document
 from vectorizer.service_notification import notify
 
 
@@ -52,6 +55,50 @@ def test_a_master_and_its_replica_tell_the_same(cluster: Cluster) -> None:
     assert replica.request("GET", "/replication/stats")[1]["role"] == "replica"
     assert replica.request("GET", "/replication/replicas")[0] == 400
     wait_until(lambda: master.status()["event_loop"]["max_ms"] > 0, "a sample")
+
+
+def keys_of(document: object) -> set[str]:
+    """All keys of a document, at any depth; what stands under a reason or a setting's name is no key."""
+    found: set[str] = set()
+    if isinstance(document, dict):
+        for key, value in document.items():
+            found |= {key} | (
+                set().union(*map(keys_of, value.values())) if key == "settings" else keys_of(value)
+            )
+    elif isinstance(document, list):
+        for item in document:
+            found |= keys_of(item)
+    return found
+
+
+def test_each_field_is_defined_in_the_document(cluster: Cluster) -> None:
+    defined = set(
+        re.findall(r"`([a-z0-9_.]+)`", Path("docs/REST.md").read_text().partition("### What status")[2])
+    )
+    master = cluster.master()
+    master.create()
+    replica = cluster.replica(master)
+    replica.follows(master)
+    assert master.configure(role="replica", master_address=master.address)[0] == 200, "it refuses itself"
+    wait_until(lambda: replica.status()["counters"]["disconnects"], "a reason")
+    for node in (master, replica):
+        document = node.status()
+        for counted in ("full_sync_reasons", "refusals", "disconnects"):
+            document["counters"][counted] = {}
+        assert keys_of(document) - defined == set()
+    sync = SyncProgress(5, "empty_replica", 0.0)
+    assert set(sync_document(sync, 1.0) or {}) - defined == set()
+    handover = {
+        "id",
+        "step",
+        "target",
+        "target_durable_offset",
+        "held_ms",
+        "node_id",
+        "operations",
+        "complete",
+    }
+    assert handover - defined == set()
 
 
 def test_a_replica_that_is_gone_is_forgotten_though_nothing_else_happens(cluster: Cluster) -> None:

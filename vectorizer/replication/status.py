@@ -143,12 +143,15 @@ class StatusView:
 
     def _stats(self) -> dict[str, Any]:
         totals = self._totals()
+        rows = [] if self.table is None else list(self.table)
+        linked = [row for row in rows if row.phase is not Phase.GONE]
         common = {
             "role": self.node.role.value,
             "bytes_sent": totals.bytes_sent,
             "bytes_received": totals.bytes_received,
             "last_sync": totals.last_sync_ms // 1000,
             "snapshot_size": totals.snapshot_bytes,
+            "connected_replicas": len(linked),
         }
         if self.link is not None:
             lag = self.link.lag_operations()
@@ -156,22 +159,18 @@ class StatusView:
                 **common,
                 "lag_ms": self.link.lag_ms(self.now),
                 "operations_pending": lag,
-                "connected_replicas": 0,
                 "master_offset": self.link.master.offset,
                 "replica_offset": self.node.offset,
                 "lag_operations": lag,
                 "total_replicated": self.node.offset,
                 "heartbeat_age_ms": self.link.master.heartbeat_age_ms(self.now),
             }
-        rows = [] if self.table is None else list(self.table)
-        linked = [row for row in rows if row.phase is not Phase.GONE]
         newest = self.node.offset
         lag = max((row.lag_operations(newest) for row in linked), default=0)
         return {
             **common,
             "lag_ms": max(map(self.lag_ms, linked), default=0),
             "operations_pending": lag,
-            "connected_replicas": len(linked),
             "master_offset": newest,
             "replica_offset": 0,
             "lag_operations": lag,
