@@ -16,8 +16,17 @@ import pytest
 
 from tests.unit.rows import chunked, clustered, config_of, gaussian, view_of, write_segment_files
 from vectorizer.errors import DamageError
-from vectorizer.index.build import DESCRIPTION_FILE, GRAPH_FILE, ExitCode, TooFewRows, build, command, main
-from vectorizer.index.calibration import HOLDOUT_ROWS, Calibration
+from vectorizer.index.build import (
+    DESCRIPTION_FILE,
+    GRAPH_FILE,
+    ExitCode,
+    TooFewRows,
+    build,
+    command,
+    main,
+    without_disturbances,
+)
+from vectorizer.index.calibration import HOLDOUT_ROWS, Calibration, Point
 from vectorizer.index.hnsw import Graph
 from vectorizer.search import search
 from vectorizer.storage.disk import RealDisk
@@ -230,3 +239,13 @@ def test_a_graph_that_nmslib_does_not_take_back_is_reported(
     assert "no graph was built" in capfd.readouterr().err
     with pytest.raises((OSError, DamageError)):
         build(tmp_path, "cosine", 8, 50, 1)
+
+
+def test_no_ef_costs_more_than_a_larger_one() -> None:
+    measured = [
+        Point(ef, 0.9, 0.01, cost) for ef, cost in ((16, 54.0), (24, 190.0), (48, 114.0), (64, 151.0))
+    ]
+    calm = without_disturbances(measured)
+    assert [point.query_us for point in calm] == [54.0, 114.0, 114.0, 151.0]
+    assert [point.ef for point in calm] == [16, 24, 48, 64]
+    assert without_disturbances([]) == []
