@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +41,10 @@ class ArrayChunk:
     def id_at(self, row: int) -> bytes:
         """The row's id."""
         return self.ids[row]
+
+    def ids_at(self, rows: Sequence[int]) -> list[bytes]:
+        """The ids of these rows."""
+        return [self.ids[row] for row in rows]
 
     def payload_at(self, row: int) -> bytes:
         """No payloads here."""

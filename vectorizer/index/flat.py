@@ -68,7 +68,9 @@ class Queries:
         self.raw = np.ascontiguousarray(vectors, dtype=np.float32)
         self.exact: Scores = self.raw.astype(np.float64)
         self.lengths: Scores = np.sqrt(_sums(self.exact * self.exact))
-        divisors = self.lengths if self.lengths.all() else np.where(self.lengths > 0.0, self.lengths, 1.0)
+        divisors = self.lengths
+        if np.count_nonzero(divisors) < divisors.size:  # a sixth of the time of all()
+            divisors = np.where(self.lengths > 0.0, self.lengths, 1.0)
         self.unit: Vectors = (self.exact / divisors[:, None]).astype(np.float32)
         # d for the sum of the products, the rest for the norm (summed in float64, then rounded) and the few
         # roundings on the way; 5 % for the terms of second order.
@@ -194,17 +196,27 @@ class Keys:
             else np.matmul(queries.unit, block.vectors.T)
         )
         if queries.metric != "dot":
-            with np.errstate(all="ignore"):  # what overflows is replaced by zero and an infinite bound below
-                if queries.metric == "cosine":
-                    values /= block.norms
-                else:
-                    values *= (2.0 * queries.lengths).astype(np.float32)[:, None]
-                    values -= block.norms * block.norms
+            if block.unbounded is None and queries.unbounded is None:
+                self._scale(values)
+            else:
+                with np.errstate(
+                    all="ignore"
+                ):  # what overflows is replaced by zero and an infinite bound below
+                    self._scale(values)
         if block.unbounded is not None:
             values[:, block.unbounded] = 0.0
         if queries.unbounded is not None:
             values[queries.unbounded] = 0.0
         self.values = values
+
+    def _scale(self, values: Vectors) -> None:
+        """From products with unit queries to keys, in place."""
+        queries, norms = self._queries, self._block.norms
+        if queries.metric == "cosine":
+            values /= norms
+        else:
+            values *= (2.0 * queries.lengths).astype(np.float32)[:, None]
+            values -= norms * norms
 
     def errors(self, query: int) -> Vectors | float:
         """Bound of the error of each key of one query: (m,), or one number for all."""
@@ -257,7 +269,7 @@ def scores(queries: Queries, query: int | npt.NDArray[np.intp], vectors: Vectors
     wide *= wide
     lengths = np.sqrt(_sums(wide))
     lengths *= queries.lengths[query]
-    if not lengths.all():
+    if np.count_nonzero(lengths) < lengths.size:
         products[lengths == 0.0] = 0.0
         lengths[lengths == 0.0] = 1.0
     products /= lengths

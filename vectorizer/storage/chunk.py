@@ -54,6 +54,9 @@ class Chunk(Protocol):
     def id_at(self, row: int) -> bytes:
         """The row's id, UTF-8."""
 
+    def ids_at(self, rows: Sequence[int]) -> list[bytes]:
+        """The ids of these rows."""
+
     def payload_at(self, row: int) -> bytes:
         """The row's payload, canonical BSON or ``b""``."""
 

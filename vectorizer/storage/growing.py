@@ -98,6 +98,10 @@ class GrowingChunk:
         """The row's id, UTF-8."""
         return self.ids[row]
 
+    def ids_at(self, rows: Sequence[int]) -> list[bytes]:
+        """The ids of these rows."""
+        return [self.ids[row] for row in rows]
+
     def payload_at(self, row: int) -> bytes:
         """The row's payload, canonical BSON or ``b""``."""
         return self.payloads[row]
