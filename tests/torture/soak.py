@@ -55,7 +55,8 @@ class Series:
     values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def sample(self, node: Node) -> None:
-        """Measure once; an OSError if the node is down."""
+        """Measure once; OSError if the node is down."""
+        node.close()  # what was kept alive since the last time may be closed at the other end
         scrape = Scrape(node)
         measured = {
             "RssAnon bytes": float(node.anonymous_bytes()),
