@@ -79,19 +79,6 @@ def simulation_report(document: dict[str, Any]) -> Report:
     return Report(kinds, failures)
 
 
-def _named(name: str) -> Callable[[dict[str, Any]], Report]:
-    """Reads a report whose kinds do not say where they are from."""
-
-    def read(document: dict[str, Any]) -> Report:
-        report = Report.from_document(document)
-        for kind in report.kinds:
-            kind.kind = f"{name}: {kind.kind}"
-        report.failures = [f"{name}: {failure}" for failure in report.failures]
-        return report
-
-    return read
-
-
 def _scaled(whole: float, scale: float, least: float) -> str:
     return f"{max(least, whole * scale):.0f}"
 
@@ -115,20 +102,18 @@ RUNS = (
         "a crash at every step on the disk",
         30,
         lambda scale: ["tests.crash", *(["--all"] if scale >= 1 else [])],
-        _named("crashes"),
     ),
     Run(
         "hostile",
         "hostile bytes for every reader",
         60,
-        lambda scale: ["tests.hostile", "--inputs", _scaled(INPUTS, scale, 1000)],
-        _named("hostile"),
+        lambda scale: ["tests.hostile", "--inputs", _scaled(INPUTS, scale, 1000), "--corruptions", "0"],
     ),
     Run(
         "corruptions",
         "damage in a data directory",
         20,
-        lambda scale: ["tests.hostile.corruption_trials", "--count", _scaled(CORRUPTIONS, scale, 10)],
+        lambda scale: ["tests.hostile", "--inputs", "0", "--corruptions", _scaled(CORRUPTIONS, scale, 10)],
     ),
     Run(
         "set",

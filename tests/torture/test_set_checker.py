@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.harness import payload_of, vector_of
-from tests.torture.clients import Outcome, Write, id_of
+from tests.cluster.harness import payload_of, vector_of, wait_until
+from tests.torture.clients import SET, Outcome, SetClients, Write, id_of
 from tests.torture.faults import Event
 from tests.torture.operating import Look
-from tests.torture.set_checker import Mode, check_set
+from tests.torture.set_checker import SETTINGS, Mode, check_set
+from tests.torture.trio import Trio
 from tests.torture.verdict import announced, judge, longest_stalls_ms
 
 SECS = 22.0
@@ -28,6 +29,30 @@ def test_waited_writes_survive_and_a_failover_loses_no_more_than_the_status_show
         found = check_set(mode, tmp_path / mode.name, secs=SECS, seed=seed)
         print(*found.notes, *(kind.cells() for kind in found.kinds), sep="\n")
         assert not found.wrong, "\n".join(found.failures)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.cluster
+def test_a_failover_to_a_replica_that_lags_is_told_as_a_loss(tmp_path: Path) -> None:
+    """The checker's own check: the rule of the docs is broken, so waited writes are lost."""
+    trio = Trio(tmp_path, SETTINGS)
+    try:
+        one, two, three = trio.start().nodes
+        one.post("/collections", {"name": SET, "dimension": 8, "metric": "dot"})
+        with SetClients(trio.nodes, clients=2, writes_per_sec=60, wait=1, seed=1) as clients:
+            wait_until(lambda: len(clients.acknowledged()) >= 20, "writes that both replicas have")
+            trio.way(two, one).swallow("down")
+            wait_until(lambda: len(clients.acknowledged()) >= 40, "writes that one replica has")
+            one.kill()
+            two.post("/replication/promote", {})
+            three.post("/replication/follow", {"master_address": trio.address(three, two)})
+            wait_until(lambda: three.connected, "the other one follows")
+        verdict = judge(clients.writes, two.vectors(SET), two.status()["history"])
+    finally:
+        trio.close()
+    assert verdict.lost
+    assert not verdict.unexplained
+    assert not verdict.unexpected
 
 
 def acknowledged(offset: int, *serials: int, by: str = "a") -> Write:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.harness import Cluster, Node, Proxy, free_port, replication_address
+from tests.cluster.harness import Cluster, Node, Proxy, free_port
 from tests.cluster.harness.node import merged
 
 NAMES = ("one", "two", "three")
@@ -54,6 +54,10 @@ class Trio:
         """Where ``follower`` is to find ``master``: through their proxy."""
         return self._ways[follower, master].address
 
+    def way(self, follower: Node, master: Node) -> Proxy:
+        """The proxy before ``master``, as ``follower`` sees it."""
+        return self._ways[follower, master]
+
     def ways(self) -> list[Proxy]:
         """All proxies."""
         return list(self._ways.values())
@@ -66,13 +70,6 @@ class Trio:
         """All links let everything pass, at full speed."""
         for proxy in self._ways.values():
             proxy.heal()
-
-    def by_address(self, address: str) -> Node | None:
-        """The node whose replicas connect there, through a proxy or not."""
-        for (_, master), proxy in self._ways.items():
-            if address in (proxy.address, replication_address(master)):
-                return master
-        return None
 
     def log_tails(self) -> str:
         """The ends of all logs."""
