@@ -62,6 +62,10 @@ class Column:
     """Of each string its place in ``dictionary``."""
     dictionary: Sequence[str]
     """The different strings, sorted."""
+    integers_dense: bool
+    """Whether each row owns exactly one integer: then what holds for the values holds for the rows."""
+    floats_dense: bool
+    words_dense: bool
 
 
 @dataclass(slots=True)
@@ -118,20 +122,29 @@ class ColumnBuilder:
         place: dict[str, int] = {}
         for part in _slices(dictionary, breathe):
             place.update(zip(part, range(len(place), len(place) + len(part)), strict=True))
+        integer_owners = _array(self.integers, np.int32, _owner, breathe)
+        float_owners = _array(self.floats, np.int32, _owner, breathe)
+        word_owners = _array(self.words, np.int32, _owner, breathe)
         return Column(
             self.rows,
             self._mask(self.present),
             self._mask(self.null),
             self._mask(self.true),
             self._mask(self.false),
-            _array(self.integers, np.int32, _owner, breathe),
+            integer_owners,
             _array(self.integers, np.int64, _value, breathe),
-            _array(self.floats, np.int32, _owner, breathe),
+            float_owners,
             _array(self.floats, np.float64, _value, breathe),
-            _array(self.words, np.int32, _owner, breathe),
+            word_owners,
             _array(self.words, np.int32, lambda pair: place[pair[1]], breathe),
             dictionary,
+            self._dense(integer_owners),
+            self._dense(float_owners),
+            self._dense(word_owners),
         )
+
+    def _dense(self, owners: Owners) -> bool:
+        return len(owners) == self.rows and bool((owners[1:] > owners[:-1]).all())
 
     def _mask(self, rows: list[int]) -> Mask:
         mask = np.zeros(self.rows, np.bool_)

@@ -133,22 +133,20 @@ def _way(view: View, chunk_view: ChunkView, limit: int, ef: int | None, batch: b
 
 
 class _Target:
-    """A chunk to be searched: its rows are numbered from ``base``; those that match a filter are masked and
-    listed.
-    """
+    """A chunk to be searched: its rows are numbered from ``base``; those that match a filter are masked."""
 
-    __slots__ = ("base", "chunk_view", "mask", "matching")
+    __slots__ = ("base", "chunk_view", "mask", "matched")
 
     def __init__(self, chunk_view: ChunkView, base: int, mask: Mask | None) -> None:
         self.chunk_view = chunk_view
         self.base = base
         self.mask = mask
-        self.matching: RowNumbers | None = None if mask is None else np.flatnonzero(mask & chunk_view.live)
-
-    @property
-    def matched(self) -> int:
+        """Rows that match and are live, None for all."""
+        self.matched = chunk_view.rows
         """How many rows can be found at most."""
-        return self.chunk_view.rows if self.matching is None else self.matching.size
+        if mask is not None:
+            self.mask = mask & chunk_view.live if chunk_view.chunk.dead_rows else mask
+            self.matched = int(np.count_nonzero(self.mask))
 
     @property
     def all_alive(self) -> bool:
@@ -159,8 +157,11 @@ class _Target:
 
     def alive(self, rows: npt.NDArray[np.integer[Any]]) -> Mask:
         """Which of these rows are live and match."""
-        living: Mask = self.chunk_view.chunk.deleted_at[rows] > self.chunk_view.offset
-        return living if self.mask is None else living & self.mask[rows]
+        chunk_view = self.chunk_view
+        living: Mask = (
+            chunk_view.chunk.deleted_at[rows] > chunk_view.offset if self.mask is None else self.mask[rows]
+        )
+        return living
 
 
 def _targets(view: View, matching: Matching | None) -> list[_Target]:
@@ -200,8 +201,9 @@ class _Group:
 
     def _scan(self, target: _Target) -> None:
         chunk_view, base = target.chunk_view, target.base
-        if target.matching is not None and target.matched * GATHER_COST < chunk_view.rows:
-            flat.scan_rows(self.queries, chunk_view.chunk, target.matching, base, self._selections)
+        if target.mask is not None and target.matched * GATHER_COST < chunk_view.rows:
+            rows = np.flatnonzero(target.mask)
+            flat.scan_rows(self.queries, chunk_view.chunk, rows, base, self._selections)
         else:
             flat.scan(self.queries, chunk_view, base, self._selections, target.mask)
 

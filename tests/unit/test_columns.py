@@ -106,3 +106,19 @@ def test_columns_are_made_once_for_a_sealed_chunk_and_few_are_kept() -> None:
     kept = [name for name in chunk.cache if name.startswith(CACHE_KEY)]
     assert len(kept) == COLUMNS_MAX
     assert CACHE_KEY + "n" in kept, "what is used stays"
+
+
+@pytest.mark.parametrize(
+    ("values", "dense"),
+    [([1, 2, 3], True), ([[1, 2], [], 3], False), ([1, None, 3], False), ([[1], [2], [3, 4]], False)],
+)
+def test_dense_is_one_value_in_each_row(values: list[Any], dense: bool) -> None:
+    view = ChunkView(chunk_of([{"v": value} for value in values]), len(values), 1)
+    ((_, block),) = blocks_of(view, ["v"], Breaths())
+    assert block["v"].integers_dense is dense
+    assert not block["v"].floats_dense
+    assert not block["v"].words_dense
+    document = {"must": [{"key": "v", "range": {"gte": 2}}]}
+    mask = parse_filter(document, "filter", 5).matching(view, lambda: None)
+    lists = [value if isinstance(value, list) else [value] for value in values]
+    assert mask.tolist() == [any(item is not None and item >= 2 for item in items) for items in lists]
