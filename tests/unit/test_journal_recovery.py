@@ -456,6 +456,9 @@ def test_another_version_of_the_format_stops_the_start() -> None:
     [
         {"m": "journal", "version": 1, "position": 0},
         {"m": "journal", "version": 1, "position": 1, "file_id": b"12345678", "bytes": 4096},
+        {"m": "journal", "version": 1, "position": 0, "file_id": 2**40, "bytes": 4096},
+        {"m": "journal", "version": 1, "position": 0, "file_id": b"", "bytes": 4096},
+        {"m": "journal", "version": 1, "position": 0, "file_id": b"12345678", "bytes": float("inf")},
         {"m": "other"},
     ],
 )

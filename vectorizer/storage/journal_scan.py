@@ -19,6 +19,7 @@ from vectorizer import codec, frame
 from vectorizer.errors import DamageError
 from vectorizer.storage.disk import Disk
 from vectorizer.storage.journal_file import (
+    FILE_ID_BYTES,
     INDEX_BYTES,
     INDEX_OPERATIONS,
     VERSION,
@@ -120,14 +121,13 @@ def _read_header(view: memoryview, path: str, position: int) -> JournalFile | No
         raise DamageError(
             path, f"it has version {version!r} of the journal's format, this program reads version {VERSION}"
         )
-    try:
-        file_id, capacity = bytes(document["file_id"]), int(document["bytes"])
-    except (KeyError, TypeError, ValueError):
+    file_id, capacity = document.get("file_id"), document.get("bytes")
+    if not isinstance(file_id, bytes) or len(file_id) != FILE_ID_BYTES:
         return None
-    if document.get("position") != position:
+    if not isinstance(capacity, int) or document.get("position") != position:
         return None
     header_bytes = frame.LENGTH_BYTES + int.from_bytes(view[: frame.LENGTH_BYTES], "big")
-    return JournalFile(path, position, capacity, file_id, header_bytes)
+    return JournalFile(path, position, int(capacity), file_id, header_bytes)
 
 
 def _document_at(view: memoryview, place: int, limit: int) -> dict[str, Any] | None:
