@@ -28,9 +28,23 @@ import numpy.typing as npt
 
 from vectorizer import codec, frame
 from vectorizer.errors import PeerError
+from vectorizer.sections import BY_NAME
 
 Metric = Literal["cosine", "euclidean", "dot"]
 METRICS: tuple[Metric, ...] = ("cosine", "euclidean", "dot")
+SEGMENT_BYTES_MAX = 2**30
+"""Largest segment: its rows are allocated at once.
+
+segment_rows x dimension x 4 bytes must stay below.
+"""
+_SIZES_MAX: dict[str, float] = {
+    "dimension": BY_NAME["limits.dimension_max"].maximum or 0,
+    **{
+        size: BY_NAME[f"index.{size}"].maximum or 0
+        for size in ("segment_rows", "segment_rows_max", "hnsw_m", "ef_construction")
+    },
+}
+"""What any node may be set to allow."""
 Vectors = npt.NDArray[np.float32]
 
 
@@ -56,6 +70,22 @@ class CollectionConfig:
     segment_rows_max: int
     hnsw_m: int
     ef_construction: int
+
+    @classmethod
+    def from_document(cls, document: Any) -> CollectionConfig:
+        """The configuration that a peer or a disk gives. ValueError with a sentence if no node allows it."""
+        if not isinstance(document, dict) or document.keys() != cls.__dataclass_fields__.keys():
+            raise ValueError("malformed configuration of a collection: it lacks fields, or has unknown ones")
+        name, recall = document["name"], document["recall"]
+        sizes = {field: document[field] for field in _SIZES_MAX}
+        wholes = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes.values())
+        if type(name) is not str or document["metric"] not in METRICS or not isinstance(recall, int | float):
+            raise ValueError(f"malformed configuration of collection {str(name)[:80]!r}")
+        if not wholes or not all(1 <= size <= _SIZES_MAX[field] for field, size in sizes.items()):
+            raise ValueError(f"malformed configuration of collection {name!r}: sizes of {sizes}")
+        if sizes["segment_rows"] * sizes["dimension"] * 4 > SEGMENT_BYTES_MAX:
+            raise ValueError(f"segments of collection {name!r} would be too large: sizes of {sizes}")
+        return cls(**{**document, "recall": float(recall), **{key: int(size) for key, size in sizes.items()}})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,8 +225,8 @@ def _unpack_ids(document: dict[str, Any]) -> list[bytes]:
 
 
 def _create(name: str, document: dict[str, Any]) -> Create:
-    config = CollectionConfig(**document["d"])
-    if config.name != name or config.metric not in METRICS:
+    config = CollectionConfig.from_document(document["d"])
+    if config.name != name:
         raise OperationError(f"malformed configuration of collection {name!r}")
     return Create(config)
 

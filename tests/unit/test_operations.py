@@ -107,6 +107,16 @@ def test_configurations_and_merges_are_checked() -> None:
         {**fields, "name": "other"},
         {"name": "things"},
         {**fields, "x": 1},
+        [],
+        {**fields, "name": 3},
+        {**fields, "dimension": "4"},
+        {**fields, "dimension": 0},
+        {**fields, "dimension": 2**40},
+        {**fields, "segment_rows": [8]},
+        {**fields, "segment_rows": 2**28},  # its bookkeeping alone would be gigabytes
+        {**fields, "segment_rows": 10**7, "dimension": 1024},
+        {**fields, "hnsw_m": True},
+        {**fields, "recall": "much"},
     ):
         with pytest.raises(OperationError):
             decode_entry({**create, "d": wrong})

@@ -9,7 +9,7 @@ from typing import Any
 from vectorizer.database import Database
 from vectorizer.digest import digest_of
 from vectorizer.errors import validation
-from vectorizer.operations import METRICS, CollectionConfig, Create, Drop
+from vectorizer.operations import METRICS, SEGMENT_BYTES_MAX, CollectionConfig, Create, Drop
 from vectorizer.rest.exchange import Answer, Request, Route, written, written_shape
 from vectorizer.rest.schema import Choice, Field, Integer, Number, Table, Text
 from vectorizer.rest.shapes import (
@@ -29,11 +29,6 @@ from vectorizer.settings import Settings
 from vectorizer.storage.collection import Collection
 
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
-SEGMENT_BYTES_MAX = 2**30
-"""Largest segment: its rows are allocated at once.
-
-index.segment_rows x dimension x 4 bytes must stay below.
-"""
 
 COLLECTION_FIELDS = {
     "name": STRING,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from vectorizer import codec, frame
 from vectorizer.errors import DamageError, PeerError
-from vectorizer.operations import METRICS, CollectionConfig
+from vectorizer.operations import CollectionConfig
 from vectorizer.replication.history import History
 from vectorizer.storage.segment import FileInfo
 
@@ -152,11 +152,8 @@ def _collection_document(record: CollectionRecord) -> dict[str, Any]:
 
 
 def _collection_record(document: Any) -> CollectionRecord:
-    config = CollectionConfig(**document["config"])
-    if config.metric not in METRICS or config.dimension < 1 or config.segment_rows < 1:
-        raise ValueError(f"malformed configuration of collection {config.name!r}")
     return CollectionRecord(
-        config=config,
+        config=CollectionConfig.from_document(document["config"]),
         identity=_whole(document["identity"]),
         created_ms=_whole(document["created_ms"]),
         offset=_whole(document["offset"]),
