@@ -54,6 +54,7 @@ setup(
             "pytest-cov>=6.0,<8",
             "pytest-timeout>=2.3,<3",
             "hypothesis>=6.119,<7",
+            'atheris>=3.0,<4; platform_system == "Linux" and python_version < "3.14"',
             "coverage>=7.6,<8",
             "ruff>=0.8",
             "mypy>=1.13,<3",
