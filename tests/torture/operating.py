@@ -26,6 +26,7 @@ UNHEARD_SECS = 0.5
 SCRIPT_SECS = 150.0
 TRIES = 5
 BEHIND_SECS = 0.4
+SPLIT = "failover of a frozen master"
 
 Status = Mapping[str, Any]
 
@@ -34,6 +35,7 @@ Status = Mapping[str, Any]
 class Look:
     """What a status showed before a mastership was ended: how far it was, and how far others were behind."""
 
+    act: str
     replication_id: str
     offset: int
     behind: dict[str, int] = field(default_factory=dict)
@@ -55,9 +57,10 @@ class Operator:
         self._events = events
         self._chance = random.Random(seed * 10 + 3)
         self._careless = careless
-        """Stops masters also while replicas are behind, without waiting for them."""
+        """Takes masters away also while replicas are behind, and without stopping them."""
         self._nobody: tuple[float, float] | None = None
         """Since when nobody is the master, and when that was last seen (monotonic)."""
+        self._act = ""
         self.looks: list[Look] = []
 
     # -- acts ----------------------------------------------------------------------------------------------
@@ -65,7 +68,12 @@ class Operator:
     def act(self) -> None:
         """One change, and then everybody follows one master."""
         kinds = {"failover": self._failover, "switchover": self._switchover, "chain": self._chain}
-        kind = self._chance.choices(list(kinds), weights=[4, 3, 1])[0]
+        weights = [4, 3, 1]
+        if self._careless:
+            kinds[SPLIT] = self._split
+            weights.append(2)
+        kind = self._chance.choices(list(kinds), weights=weights)[0]
+        self._act = kind
         with self._events.happening(kind):
             kinds[kind](self.settle())
             self.settle()
@@ -112,15 +120,25 @@ class Operator:
             for way in self._trio.ways_to(master):
                 way.cut()  # what was on its way is lost with the master
                 way.heal()
-            chosen = self._promoted(left)
+            chosen = self._promoted(left, scripts=self._chance.choice([0, 2]))
             look.successor = wait_until(lambda: chosen.status()["node_id"], f"{chosen.name} answers")
             master.start()
         # It came back as what it was, and takes writes until it follows.
         self._make_follow(master, chosen)
 
-    def _promoted(self, left: list[Node]) -> Node:
-        """The most advanced of these is the master, and the other one follows it; by script, else by hand."""
-        for _ in range(self._chance.choice([0, 2])):
+    def _split(self, master: Node) -> None:
+        """A master that is silent, and not stopped: it takes writes again beside its successor."""
+        left = self._others(master)
+        with self._trio.locks[master]:
+            master.freeze()
+            chosen = self._promoted(left, scripts=0)
+            master.thaw()
+        time.sleep(self._chance.uniform(0, 1))
+        self._make_follow(master, chosen)
+
+    def _promoted(self, left: list[Node], scripts: int) -> Node:
+        """The most advanced of these is the master, and the other follows; by so many calls, else by hand."""
+        for _ in range(scripts):
             for node in left:
                 wait_until(node.status, f"{node.name} answers", SETTLE_SECS)
             if self._script("failover", "--yes", *map(_url, left)):
@@ -203,7 +221,7 @@ class Operator:
     def _look(self, master: Node) -> Look:
         status = master.status()
         behind = {row["id"]: row["lag_operations"] for row in status["replicas"]}
-        look = Look(status["replication_id"], status["offset"], behind)
+        look = Look(self._act, status["replication_id"], status["offset"], behind)
         self.looks.append(look)
         return look
 

@@ -90,10 +90,11 @@ def test_one_place_in_the_history_for_two_writes_is_doubled() -> None:
 
 def test_a_loss_is_announced_as_far_as_a_status_showed_that_lag() -> None:
     lost = [acknowledged(4, 1), acknowledged(5, 2), acknowledged(8, 3)]
-    look = Look("a", 6, {"node-b": 3}, "node-b")
+    look = Look("failover", "a", 6, {"node-b": 3}, "node-b")
     found = announced(lost, [look])
-    assert (found.lag_operations, found.after, found.failures) == (3, 1, [])
-    assert len(announced(lost, [Look("a", 6, {"node-b": 1}, "node-b")]).failures) == 1
+    assert (found.lost["failover"], found.lag_operations["failover"], found.after["failover"]) == (3, 3, 1)
+    assert found.failures == []
+    assert len(announced(lost, [Look("failover", "a", 6, {"node-b": 1}, "node-b")]).failures) == 1
     assert len(announced(lost, []).failures) == 1
 
 

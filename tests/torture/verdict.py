@@ -16,7 +16,6 @@ from tests.torture.tally import Kind, Report
 from vectorizer.client.diverged import documents
 
 SHOWN_MAX = 5
-TAKES_MASTERS = "failover"
 
 Held = Mapping[str, tuple[tuple[float, ...], Any]]
 
@@ -89,10 +88,11 @@ def _stands(write: Write, history: Sequence[Mapping[str, Any]]) -> bool:
 class Announced:
     """Losses of asynchronous writes against what statuses had shown."""
 
-    lag_operations: int = 0
-    """Sum of the lags that were shown before masterships ended."""
-    after: int = 0
-    """Acknowledged after the status was read, and before the node was stopped."""
+    lag_operations: Counter[str] = field(default_factory=Counter)
+    """Sums of the lags that were shown before masterships ended, by the act that ended them."""
+    after: Counter[str] = field(default_factory=Counter)
+    """Lost, and acknowledged after the status was read, before the node was stopped."""
+    lost: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
 
@@ -108,13 +108,15 @@ def announced(lost: Sequence[Write], looks: Sequence[Look]) -> Announced:
             continue
         before = [write for write in lost if write.replication_id == replication_id]
         before = [write for write in before if write.offset <= look.offset]
-        found.after += count - len(before)
+        found.lost[look.act] += count
+        found.after[look.act] += count - len(before)
         if len(before) > look.lag_operations:
             found.failures.append(
                 f"{len(before)} writes of mastership {replication_id} are lost; the status had shown a lag "
                 f"of {look.lag_operations} operations at offset {look.offset}"
             )
-    found.lag_operations = sum(look.lag_operations for look in latest.values())
+    for look in latest.values():
+        found.lag_operations[look.act] += look.lag_operations
     return found
 
 
@@ -151,16 +153,19 @@ def report(
         Kind(f"{name}: {kind}", count, 0, 0, not_started[kind], stalls.get(kind))
         for kind, count in sorted(counts.items())
     ]
-    # Which of many faults lost a write cannot be told; that a mastership changed hands is always part of it.
     total = Kind(f"{name}: acknowledged writes", verdict.acknowledged)
     total.longest_stall_ms = max(
         ((later - earlier) * 1000 for earlier, later in pairwise(times)), default=0.0
     )
-    taking = next((kind for kind in kinds if kind.kind.endswith(f": {TAKES_MASTERS}")), total)
-    taking.lost = len(verdict.lost)
-    taking.doubled = len(verdict.doubled)
+    # Which of many faults lost or doubled a write cannot be told, except for the end of its mastership.
+    total.lost = len(verdict.lost)
+    total.doubled = len(verdict.doubled)
     if announcement is not None:
-        taking.lost_allowed = announcement.lag_operations + announcement.after
+        total.lost -= announcement.lost.total()
+        for kind in kinds:
+            act = kind.kind.removeprefix(f"{name}: ")
+            kind.lost = announcement.lost[act]
+            kind.lost_allowed = announcement.lag_operations[act] + announcement.after[act]
     failures = [f"{name}: {why}" for _, why in events.not_started]
     failures += _shown(f"{name}: lost, though its mastership stands: ", map(str, verdict.unexplained))
     failures += _shown(f"{name}: unexpected: ", verdict.unexpected)
@@ -179,9 +184,10 @@ def _summary(name: str, verdict: Verdict, announcement: Announced | None) -> str
     )
     if announcement is None:
         return told
+    lag_operations, after = announcement.lag_operations.total(), announcement.after.total()
     return (
-        f"{told}; status had shown a lag of {announcement.lag_operations:,} operations before masters were "
-        f"taken away, and {announcement.after:,} of the lost were acknowledged after that"
+        f"{told}; status had shown a lag of {lag_operations:,} operations before masters were taken away, "
+        f"and {after:,} of the lost were acknowledged after that"
     )
 
 
