@@ -4,6 +4,16 @@
 from __future__ import annotations
 
 import os
+import sys
+
+# A closed standard stream would be the number of the next file, and what is printed would go into that: a
+# journal, for example.
+for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        os.open(os.devnull, os.O_RDWR)
+        setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
 
 # The machine's cores are shared with the event loop; a scan's matrix product gains little from more threads
 # of its own.
@@ -15,8 +25,6 @@ import vectorizer.native_lock  # noqa: F401  isort: skip  # keeps the unpatched 
 from gevent import monkey  # isort: skip
 
 monkey.patch_all()
-
-import sys
 
 from vectorizer.cli import main
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gevent import socket
+from gevent import GreenletExit, socket
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 
@@ -101,6 +101,14 @@ class _Server(WSGIServer):
         super().__init__(*arguments, **options)
         self.handlers: set[RestHandler] = set()
         self.strangers = logs.Recurring(log)
+
+    def do_read(self) -> Any:
+        """Accept a connection. Without a file left for it gevent waits a moment, and is told not to print."""
+        try:
+            return super().do_read()
+        except OSError as error:
+            self.strangers.warning("connection_not_accepted", host="", error=error.strerror or str(error))
+            raise GreenletExit from error
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         """With TLS: the handshake has its time, and who cannot do it is dropped with one line in the log."""
