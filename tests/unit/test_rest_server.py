@@ -16,8 +16,8 @@ import pytest
 from gevent.event import Event
 
 from vectorizer.errors import ConfigurationError
-from vectorizer.rest import connection
-from vectorizer.rest.connection import HEAD_BYTES_MAX, HEADERS_MAX, LINE_BYTES_MAX
+from vectorizer.rest import connection, head
+from vectorizer.rest.head import HEAD_BYTES_MAX, HEADERS_MAX, LINE_BYTES_MAX
 from vectorizer.rest.paths import RAW_TARGET
 from vectorizer.rest.server import RestServer
 from vectorizer.settings import Settings
@@ -138,6 +138,79 @@ def test_nagle_is_off_on_each_connection(serving: Serving) -> None:
         (handler,) = serving.server._server.handlers  # type: ignore[union-attr]
         assert handler.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert serving.server.connections == 1
+
+
+@pytest.mark.parametrize("cut", [1, 4, 20, 45, 60, 61, 62, 63])
+def test_a_head_in_pieces_is_the_same_request(serving: Serving, cut: int) -> None:
+    whole = post(b"12345", "X-Some-Thing: a", path="/in/pieces?a=b")
+    with serving.connect() as sock:
+        sock.sendall(whole)
+        expected = answer_of(sock)[2]
+        sock.sendall(whole[:cut])
+        gevent.sleep(0.02)
+        sock.sendall(whole[cut:])
+        assert answer_of(sock)[2] == expected
+
+
+def test_lines_may_end_with_lf_alone(serving: Serving) -> None:
+    with serving.connect() as sock:
+        sock.sendall(post(b"123", "X-Other: 1").replace(b"\r\n", b"\n"))
+        document = orjson.loads(answer_of(sock)[2])
+        assert (document["read"], document["headers"]) == (3, {"HTTP_HOST": "x", "HTTP_X_OTHER": "1"})
+        sock.sendall(get("/next"))
+        assert orjson.loads(answer_of(sock)[2])["path"] == "/next"
+
+
+def test_what_a_client_says_twice(serving: Serving) -> None:
+    _, _, body = serving.send(get("/", "X-A: 1", "X-A: 2", "Cookie: a=1", "Cookie: b=2"))
+    headers = orjson.loads(body)["headers"]
+    assert (headers["HTTP_X_A"], headers["HTTP_COOKIE"]) == ("1, 2", "a=1; b=2")
+    _, _, body = serving.send(get("/", "Content-Type: a/b", "Content-Type: c/d"))
+    assert orjson.loads(body)["type"] == "a/b"
+
+
+def test_remembered_lines_are_bounded_and_hold_no_secrets(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "REMEMBERED_MAX", 8)
+    for number in range(20):
+        serving.send(
+            get("/", f"X-{number}: 1", "Authorization: Bearer abc", "x-api-KEY: abc", "A: " + "x" * 200)
+        )
+        assert len(head._REMEMBERED) <= 8
+    assert not any(b"abc" in line or len(line) > 200 for line in head._REMEMBERED)
+
+
+def test_answers_that_are_not_one_piece() -> None:
+    """What our own application never does, but WSGI allows."""
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        path = environ[RAW_TARGET]
+        if path == "/feed":
+            start_response("200 OK", [("X-A", "1\r\nX-B: 2")])
+            return [b"x"]
+        if path == "/nothing":
+            start_response("204 No Content", [])
+            return []
+        write = start_response("200 OK", [("X-A", "1")])
+        if path == "/written":
+            write(b"ab")
+            return [b"c"]
+        return iter([b"ab", b"c"])
+
+    server = RestServer("127.0.0.1", 0)
+    server.start(application, Settings())
+    answers = {}
+    for path in ("/written", "/pieces", "/feed", "/nothing"):
+        with socket.create_connection((server.host, server.port), timeout=10) as sock:
+            sock.sendall(get(path, "Connection: close"))
+            answers[path] = b"".join(iter(lambda sock=sock: sock.recv(65536), b""))  # type: ignore[misc]
+    server.stop(1.0)
+    for path in ("/written", "/pieces"):
+        assert answers[path].startswith(b"HTTP/1.1 200 OK\r\nX-A: 1\r\n")
+        assert answers[path].endswith(b"\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+    assert answers["/feed"].startswith(b"HTTP/1.1 500 ") and b"X-B" not in answers["/feed"]
+    assert answers["/nothing"].startswith(b"HTTP/1.1 204 ") and b"Content-Length" not in answers["/nothing"]
 
 
 def test_http_1_0(serving: Serving) -> None:
