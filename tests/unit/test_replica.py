@@ -373,6 +373,21 @@ def test_a_listener_that_never_answers_times_out_and_is_tried_again(
     second.close()
 
 
+def test_a_connection_that_ends_in_the_handshake_is_lost_at_once_and_tried_again(
+    listener: Listener, nodes: Callable[..., RunningNode]
+) -> None:
+    replica = nodes("replica", replication={"handshake_timeout_secs": 0.5, "reconnect_interval_secs": 0.01})
+    client = replica.follow(listener.address)
+    began = time.monotonic()
+    for _ in range(5):
+        peer = listener.accept()
+        assert isinstance(peer.hear(), Hello)
+        peer.close()
+    listener.accept().close()
+    assert client.link.reason == "connection_lost"
+    assert time.monotonic() - began < 5 * 0.5, "nobody waited for the handshake to time out"
+
+
 def test_nobody_there_then_somebody(nodes: Callable[..., RunningNode], master: RunningNode) -> None:
     replica = nodes("replica")
     assert master.server is not None

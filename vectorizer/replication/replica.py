@@ -239,7 +239,9 @@ class ReplicaClient:
         try:
             self._receive_all(connection)
         except PeerError as error:
-            if error.code != "connection_lost":
+            if error.code == "connection_lost":
+                sender.kill()  # nobody hears a farewell, and what comes next need not wait for one
+            else:
                 self.link.fail(error, time.monotonic())
             raise
         finally:
