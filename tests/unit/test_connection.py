@@ -13,7 +13,7 @@ from gevent import socket
 from vectorizer import frame
 from vectorizer.address import Address
 from vectorizer.errors import PeerError
-from vectorizer.replication.connection import TURN_SECS, Connection, Turn
+from vectorizer.replication.connection import PART_BYTES, TURN_SECS, Connection, Turn
 
 CEILING = 1 << 20
 
@@ -52,6 +52,40 @@ def test_a_large_frame_arrives(ends: tuple[Connection, Connection]) -> None:
     line = frame.encode(b"x" * (1 << 24))
     gevent.spawn(left.send, [line], 5.0)
     assert received(right, 1) == [line]
+
+
+def test_a_frame_that_never_becomes_whole_shows_life_only_by_much(
+    ends: tuple[Connection, Connection],
+) -> None:
+    left, right = ends
+    right.raise_ceiling(1 << 25)
+    swallowing = bytearray(frame.encode(b"beat"))
+    swallowing[1] ^= 0x10  # a MiB more than there is
+
+    def shows_life(data: bytes) -> bool:
+        gevent.spawn(left.send, [data], 5.0).join()
+        wanted, alive = len(data), False
+        while wanted > 0:
+            before = right._part
+            assert right.receive(5.0)
+            wanted -= right._part - before
+            assert list(right.frames()) == []
+            alive |= right.grows()
+        return alive
+
+    assert not shows_life(bytes(swallowing))
+    assert not any(shows_life(frame.encode(b"beat")) for _ in range(100))
+    assert shows_life(bytes(PART_BYTES))
+    assert not shows_life(frame.encode(b"beat"))
+
+
+def test_a_whole_frame_begins_the_count_of_a_part_anew(ends: tuple[Connection, Connection]) -> None:
+    left, right = ends
+    line = frame.encode(b"x" * 3000)
+    for _ in range(PART_BYTES // 1000):
+        left.send([line], 5.0)
+        assert received(right, 1) == [line]
+        assert not right.grows()
 
 
 def test_nothing_in_time_is_no_error(ends: tuple[Connection, Connection]) -> None:

@@ -7,6 +7,8 @@ House rules
 2. One greenlet sends, one receives. Either may `close`; the other then finds the connection lost.
 3. A receiver that always finds data ready must still let others run: `Turn` watches the time and yields.
 4. The ceiling for frames stands before any allocation, and is small until the peer has shown who it is.
+5. A frame that does not become whole is no sign of life, unless much of it comes: a length that was damaged
+   on its way would swallow heartbeat after heartbeat.
 
 Whatever a peer does to a connection ends in PeerError: `connection_lost` (also a write that timed out) or the
 code of a broken frame. Frames that are sent together leave in one call, up to JOIN_BYTES.
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 RECEIVE_BYTES = 256 << 10
 JOIN_BYTES = 256 << 10
+PART_BYTES = 64 << 10
 TURN_SECS = 0.005
 KEEPALIVE_IDLE_SECS = 30
 
@@ -57,6 +60,7 @@ class Connection:
         self._secured = False
         self._decoder = FrameDecoder(frame_bytes_max)
         self._closed = False
+        self._part = 0  # bytes since the last whole frame, or since they were taken for a sign of life
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_KEEPIDLE"):
@@ -121,12 +125,21 @@ class Connection:
         if data is None:
             return False
         self._decoder.feed(data)
+        self._part += len(data)
         return True
 
     def frames(self) -> Iterator[bytes]:
         """The whole frames received so far. PeerError for bytes that are none."""
         while (line := self._decoder.next()) is not None:
+            self._part = 0
             yield line
+
+    def grows(self) -> bool:
+        """Whether PART_BYTES have come of a frame that is not whole yet, since this was last said."""
+        if self._part < PART_BYTES:
+            return False
+        self._part = 0
+        return True
 
     def send(self, frames: Iterable[bytes], timeout_secs: float) -> int:
         """Send frames, joined; how many bytes. PeerError if the peer takes nothing for so long."""

@@ -170,7 +170,7 @@ class ReplicaLink:
             self.fail(error, now)
 
     def heard(self, now: float) -> None:
-        """Some bytes came, perhaps not a whole message yet: a sign of life, no late welcome."""
+        """Much of a message came that is not whole yet: a sign of life, no late welcome."""
         if self.state not in UNANSWERED:
             self._heard_at = now
 

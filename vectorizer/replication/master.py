@@ -367,12 +367,13 @@ class ReplicaLine:
                 return
             if not self.connection.receive(min(left, LOOK_SECS)):
                 continue
-            session.heard(time.monotonic())
             for line in self.connection.frames():
                 session.receive(messages.decode(line), time.monotonic(), clock_ms(), len(line))
                 if session.progress is not None:
                     self.connection.raise_ceiling(KNOWN_BYTES_MAX)
                 turn.step()
+            if self.connection.grows():
+                session.heard(time.monotonic())
             self.wake.set()
             self._server.acknowledged.set()
             turn.step()

@@ -259,10 +259,11 @@ class ReplicaClient:
                 self._wake.set()  # the sender says goodbye, if it is not stuck itself
                 gevent.sleep(SILENCE_CHECK_SECS)
             elif connection.receive(min(left, LOOK_SECS)):
-                link.heard(time.monotonic())
                 for line in connection.frames():
                     self._take(connection, line)
                     turn.step()
+                if connection.grows():
+                    link.heard(time.monotonic())
                 self._wake.set()
 
     def _take(self, connection: Connection, line: bytes) -> None:

@@ -136,7 +136,7 @@ class MasterSession:
             self.fail(error, now)
 
     def heard(self, now: float) -> None:
-        """Some bytes came, perhaps not a whole message yet: a sign of life, no late hello."""
+        """Much of a message came that is not whole yet: a sign of life, no late hello."""
         self._heard_at = now
 
     def sent(self, size: int) -> None:
