@@ -1,7 +1,8 @@
 """A TCP proxy that makes a link suffer: delay, throttle, cut, refuse, swallow, corrupt, forge.
 
 "down" is what flows from the target (the master) to the peer that connected (the replica), "up" the other
-way. Faults at a byte position count from the beginning of the next connection made after the call.
+way. Faults at a byte position count from the beginning of the next connection made after the call; several
+positions are for as many connections, one after the other.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import socket
 import struct
 import threading
 import time
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from tests.cluster.harness.forging import Forger
@@ -24,12 +27,25 @@ CONNECT_TIMEOUT_SECS = 5.0
 HELD_SECS_MAX = 300.0
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Faults:
-    """What to do to the next connection; shared by nobody, handed to a connection when it is made."""
+    """What to do to one connection."""
 
-    cut_at: dict[Direction, int] = field(default_factory=dict)
-    corrupt_at: dict[Direction, int] = field(default_factory=dict)
+    cut_at: Mapping[Direction, int]
+    corrupt_at: Mapping[Direction, int]
+
+
+class _Planned:
+    """The positions of one kind of fault that later connections get."""
+
+    def __init__(self) -> None:
+        self._positions: dict[Direction, deque[int]] = {}
+
+    def plan(self, positions: Sequence[int], direction: Direction) -> None:
+        self._positions[direction] = deque(positions)
+
+    def next(self) -> dict[Direction, int]:
+        return {direction: left.popleft() for direction, left in self._positions.items() if left}
 
 
 class Proxy:
@@ -43,7 +59,7 @@ class Proxy:
         self.delay_secs = 0.0
         self.bytes_per_sec: float | None = None
         self.forgery: tuple[bytes, bytes] | None = None
-        self._faults = _Faults()
+        self._cuts, self._corruptions = _Planned(), _Planned()
         self._refusing = False
         self._flowing: dict[Direction, threading.Event] = {"down": threading.Event(), "up": threading.Event()}
         for event in self._flowing.values():
@@ -69,13 +85,13 @@ class Proxy:
         for connection in list(self._live):
             connection.close()
 
-    def cut_after(self, count: int, direction: Direction = "down") -> None:
-        """Cut the next connection once exactly `count` bytes have passed."""
-        self._faults.cut_at[direction] = count
+    def cut_after(self, *counts: int, direction: Direction = "down") -> None:
+        """Cut the next connection once exactly so many bytes have passed."""
+        self._cuts.plan(counts, direction)
 
-    def corrupt(self, position: int, direction: Direction = "down") -> None:
-        """Change one bit of the byte at `position` of the next connection."""
-        self._faults.corrupt_at[direction] = position
+    def corrupt(self, *positions: int, direction: Direction = "down") -> None:
+        """Change one bit of the byte at this position of the next connection."""
+        self._corruptions.plan(positions, direction)
 
     def forge(self, old: bytes, new: bytes) -> None:
         """Put `new` for `old` in the frames that flow down in connections made from now on."""
@@ -98,7 +114,7 @@ class Proxy:
     def heal(self) -> None:
         """Let everything pass again, at full speed."""
         self._refusing = False
-        self._faults = _Faults()
+        self._cuts, self._corruptions = _Planned(), _Planned()
         self.delay_secs = 0.0
         self.bytes_per_sec = None
         self.forgery = None
@@ -121,7 +137,7 @@ class Proxy:
             if self._refusing:
                 _reset(peer)
                 continue
-            faults, self._faults = self._faults, _Faults()
+            faults = _Faults(self._cuts.next(), self._corruptions.next())
             self.connections += 1
             threading.Thread(target=self._join, args=(peer, faults), daemon=True).start()
 
