@@ -6,30 +6,19 @@ import random
 import signal
 import socket
 import subprocess
-from pathlib import Path
 
 import orjson
 import pytest
 
 from tests.cluster.harness import Cluster, Node, NotStarted, vector_path, wait_until
-from tests.cluster.harness.node import COMMAND, clean_environment
+from tests.cluster.harness.node import COMMAND, clean_environment, newest_journal, written_bytes
 from tests.cluster.harness.tmpfs import mounted_tmpfs
 
-KILLS = 10
+KILLS = 50
 MIB = 1 << 20
 
 
-def newest_journal(node: Node) -> Path:
-    """The journal file written last."""
-    return max(node.data_directory.rglob("*.journal"), key=lambda path: (written_bytes(path) > 0, path.name))
-
-
-def written_bytes(path: Path) -> int:
-    """Where the zeros of the preallocated tail begin."""
-    return len(path.read_bytes().rstrip(b"\0"))
-
-
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_killed_at_any_moment_under_load_it_holds_all_that_was_acknowledged(
     cluster: Cluster,
 ) -> None:
@@ -37,7 +26,7 @@ def test_killed_at_any_moment_under_load_it_holds_all_that_was_acknowledged(
     moment = random.Random(5)
     with cluster.load() as load:
         for _ in range(KILLS):
-            load.wait_sent(moment.randrange(1, 150))
+            load.wait_sent(moment.randrange(1, 60))
             cluster.master.restart(kill=True)
     cluster.ledger.assert_holds(cluster.master)
     cluster.ledger.assert_none_doubled(cluster.master.offset)

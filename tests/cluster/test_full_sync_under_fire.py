@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 
-from tests.cluster.harness import Cluster, Node, replication_address, wait_until
+import pytest
+
+from tests.cluster.harness import Cluster, Node, Proxy, replication_address, wait_until
 from tests.cluster.harness.cluster import BULK_DIMENSION, BULK_ROWS
 from tests.cluster.harness.tmpfs import mounted_tmpfs
 
-CUT_POINTS = 12
-FLIP_POINTS = 6
+CUT_POINTS = 100
+FLIP_POINTS = 50
 LOAD_BYTES = BULK_ROWS * BULK_DIMENSION * 4
 SMALL_CHUNKS = {"replication": {"snapshot_chunk_bytes": 65536}}
 
@@ -25,40 +27,53 @@ def syncing(replica: Node) -> bool:
     return bool((replica.status().get("sync") or {}).get("bytes_received"))
 
 
-def test_cut_at_points_spread_over_the_transfer_then_it_succeeds(cluster: Cluster) -> None:
+def transfer_bytes(cluster: Cluster, link: Proxy) -> int:
+    """What one full sync of the present data sends down, measured on a replica that is given up again."""
+    measured = cluster.replica_node(link.address, "measured").start()
+    cluster.wait_connected(measured)
+    size = link.bytes["down"]
+    measured.stop()
+    return size
+
+
+def attach_under_fire(cluster: Cluster, link: Proxy, faults: int) -> Node:
+    """A new replica, up once so many faults were met; it served everything or nothing all the time."""
+    quick = {"reconnect_interval_secs": 0.02, "replica_timeout_secs": 1}
+    replica = cluster.replica_node(link.address, replication=quick).start()
+    cluster.replicas.append(replica)
+
+    def met() -> bool:
+        assert complete_or_refused(replica, BULK_ROWS)
+        return link.faults_met >= faults
+
+    wait_until(met, f"{faults} faults were met", 50)
+    cluster.wait_connected()
+    cluster.converged()
+    return replica
+
+
+@pytest.mark.timeout(120)
+def test_cut_at_a_hundred_points_spread_over_the_transfer_then_it_succeeds(cluster: Cluster) -> None:
     cluster.start(replicas=0, **SMALL_CHUNKS)
     cluster.bulk()
     link = cluster.proxy_to(cluster.master)
-    link.cut_after(1)
-    replica = cluster.replica_node(link.address).start()
-    cluster.replicas.append(replica)
-    for point in range(1, CUT_POINTS):
-        wait_until(lambda goal=point: link.faults_met >= goal, f"cut number {point}", 10)
-        assert complete_or_refused(replica, BULK_ROWS)
-        link.cut_after(point * LOAD_BYTES // CUT_POINTS)
-    wait_until(lambda: link.faults_met >= CUT_POINTS, "the last cut", 10)
-    cluster.wait_connected()
-    cluster.converged()
-    assert replica.running
-    assert replica.syncs().full == cluster.master.syncs().full == 1
+    size = transfer_bytes(cluster, link)
+    link.cut_after(*(number * size // CUT_POINTS for number in range(CUT_POINTS)))
+    replica = attach_under_fire(cluster, link, CUT_POINTS)
+    assert replica.running and "Traceback" not in replica.log() + cluster.master.log()
+    assert (replica.syncs().full, cluster.master.syncs().full) == (1, 2), "and one for the measure"
 
 
+@pytest.mark.timeout(120)
 def test_a_flipped_bit_anywhere_is_refused_by_checksum_and_asked_for_anew(cluster: Cluster) -> None:
     cluster.start(replicas=0, **SMALL_CHUNKS)
     cluster.bulk()
     link = cluster.proxy_to(cluster.master)
-    link.corrupt(40)
-    replica = cluster.replica_node(link.address).start()
-    cluster.replicas.append(replica)
-    for point in range(1, FLIP_POINTS + 1):
-        wait_until(lambda goal=point: link.faults_met >= goal, f"flip number {point}", 10)
-        assert complete_or_refused(replica, BULK_ROWS)
-        if point < FLIP_POINTS:
-            link.corrupt(point * LOAD_BYTES // FLIP_POINTS)
-    cluster.wait_connected()
-    cluster.converged()
-    assert replica.syncs().full == 1
-    assert "frame_corrupt" in replica.log() or "checksum" in replica.log()
+    size = transfer_bytes(cluster, link)
+    link.corrupt(*(number * size // FLIP_POINTS for number in range(FLIP_POINTS)))
+    replica = attach_under_fire(cluster, link, FLIP_POINTS)
+    assert (replica.syncs().full, cluster.master.syncs().full) == (1, 2), "and one for the measure"
+    assert replica.log().count("reason=frame_corrupt") + replica.log().count("reason=frame_too_large") >= 3
 
 
 def test_old_data_of_the_same_history_is_served_until_the_new_is_complete(cluster: Cluster) -> None:
@@ -116,6 +131,7 @@ def test_a_master_killed_while_sending_leaves_the_replica_its_data(cluster: Clus
     cluster.master.start()
     cluster.wait_connected()
     cluster.converged()
+    assert replica.syncs().full == 2
 
 
 def test_writes_go_on_during_the_transfer_and_are_not_slowed_much(cluster: Cluster) -> None:
@@ -153,6 +169,7 @@ def test_one_slow_and_one_dropped_replica_do_not_hinder_the_others(cluster: Clus
     assert cluster.master.anonymous_bytes() - before < 4 * LOAD_BYTES + (24 << 20)
     slow.heal()
     cluster.converged()
+    assert [replica.syncs().full for replica in cluster.replicas] == [1, 1, 1]
 
 
 def test_a_full_disk_on_the_replica_keeps_old_data_and_is_tried_again(cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.cluster.harness import (
     vector_path,
     wait_until,
 )
+from tests.cluster.harness.node import newest_journal, written_bytes
 
 
 def follow(node: Node, master: Node, **more: object) -> None:
@@ -101,6 +103,8 @@ def test_an_old_master_saves_its_extra_writes_aside_before_it_joins(cluster: Clu
     saved = [path for path in old.data_directory.rglob("diverged/**/*") if path.is_file()]
     assert any(b"only-on-old-4" in path.read_bytes() for path in saved), saved
     assert "diverged" in old.log()
+    assert old.syncs().full + old.syncs().partial == 1, "fully, or from a state of its own before the fork"
+    assert [file["operations"] for file in old.status()["diverged"]] == [5]
 
 
 def test_a_branch_overwritten_by_as_many_operations_is_never_continued_silently(cluster: Cluster) -> None:
@@ -119,6 +123,51 @@ def test_a_branch_overwritten_by_as_many_operations_is_never_continued_silently(
     same_digest(chosen, old)
     assert holds(old, "trunk-6")
     assert not holds(old, "branch-6")
+    assert [file["operations"] for file in old.status()["diverged"]] == [7]
+
+
+def test_a_replica_ahead_of_a_master_that_lost_its_tail_saves_what_is_more_and_joins(
+    cluster: Cluster,
+) -> None:
+    cluster.start(replicas=1)
+    master, [replica] = cluster.master, cluster.replicas
+    for vector_id in ("first", "lost"):
+        write_one(master, vector_id)
+    same_digest(master, replica)
+    replica.freeze()
+    master.kill()
+    journal = newest_journal(master)
+    master.corrupt(journal, written_bytes(journal) - 5)
+    master.start()
+    write_one(master, "instead")
+    assert master.offset == 5, "as many operations as the replica has"
+    replica.thaw()
+    same_digest(master, replica)
+    assert holds(replica, "instead") and not holds(replica, "lost")
+    assert [file["operations"] for file in replica.status()["diverged"]] == [1]
+
+
+def test_a_master_restored_from_a_backup_is_refused_by_a_replica_with_newer_writes_until_forced(
+    cluster: Cluster,
+) -> None:
+    cluster.start(replicas=1)
+    master, [replica] = cluster.master, cluster.replicas
+    cluster.write(30)
+    master.stop()
+    backup = cluster.directory / "backup"
+    shutil.copytree(master.data_directory, backup)
+    master.start()
+    cluster.write(30, seed=2)
+    cluster.converged()
+    digests = replica.digests()
+    master.kill()
+    master.forget_data()
+    shutil.copytree(backup, master.data_directory)
+    master.start()
+    wait_until(lambda: replica.syncs().refusals, "the replica refuses to go back")
+    stays_true(lambda: replica.digests() == digests, "the replica's data is untouched", 0.5)
+    follow(replica, master, force=True)
+    same_digest(master, replica)
 
 
 def test_a_foreign_master_is_refused_until_an_operator_forces_it(cluster: Cluster) -> None:
@@ -153,6 +202,9 @@ def test_a_reborn_empty_master_does_not_wipe_its_replicas(cluster: Cluster) -> N
         lambda: replica.syncs().refusals.get("foreign_history"), "the refusal is counted on the replica"
     )
     stays_true(lambda: replica.digests() == digests, "the replica's data is untouched", 1.0)
+    follow(replica, cluster.master, force=True)
+    same_digest(cluster.master, replica)
+    assert replica.collections() == []
 
 
 def test_a_standalone_with_data_is_not_wiped_by_becoming_a_replica(cluster: Cluster) -> None:

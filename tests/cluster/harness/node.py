@@ -313,6 +313,16 @@ class Node(Client):
         return next((row for row in self.replicas() if row["id"] == node_id), None)
 
 
+def newest_journal(node: Node) -> Path:
+    """The journal file written last."""
+    return max(node.data_directory.rglob("*.journal"), key=lambda path: (written_bytes(path) > 0, path.name))
+
+
+def written_bytes(path: Path) -> int:
+    """Where the zeros of the preallocated tail begin."""
+    return len(path.read_bytes().rstrip(b"\0"))
+
+
 def pretty(document: Any) -> str:
     """A document as readable JSON, for messages of failed assertions."""
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS, default=repr).decode()
