@@ -93,11 +93,12 @@ def test_every_kind_of_write_reaches_a_linked_replica_without_being_asked_for(cl
         lambda: master.post("/collections", {"name": "c", "dimension": 3}),
         lambda: master.post("/collections/c/vectors", {"vectors": [{"id": "/ ü", "vector": [1, 2, 3]}]}),
     ]
-    before = master.offset
+    before, synced = master.offset, replica.syncs()
     for step in steps:
         step()
         same_digest(master, replica)
     assert replica.offset == before + len(steps)
+    assert replica.syncs() == synced, "no sync was needed"
     assert replica.get(vector_path("c", "/ ü"))["vector"] == [1.0, 2.0, 3.0]
 
 

@@ -47,6 +47,20 @@ def test_a_write_on_a_replica_is_refused_with_the_masters_address(
     assert replica.offset == before
 
 
+def test_no_route_that_changes_data_is_missing_above(quiet_cluster: Cluster) -> None:
+    described = {
+        (method.upper(), path)
+        for path, methods in quiet_cluster.master.get("/openapi.json")["paths"].items()
+        for method, route in methods.items()
+        if method not in ("get", "head") and not {"search", "replication"} & set(route["tags"])
+    }
+    asked = {
+        (method, path.replace("alpha", "{name}").replace("vectors/x", "vectors/{id}"))
+        for method, path, _ in WRITES
+    }
+    assert asked == described
+
+
 @pytest.mark.parametrize(("method", "path", "document"), READS)
 def test_every_read_is_served_by_a_replica(
     quiet_cluster: Cluster, method: str, path: str, document: dict[str, object] | None
@@ -94,10 +108,10 @@ def put_one(master: Node, vector_id: str, query: str = "") -> Answer:
 
 def test_too_few_replicas_refuse_writes_serve_reads_and_let_replicas_apply(cluster: Cluster) -> None:
     needed = {"min_replicas_to_write": 1, "min_replicas_max_lag_secs": 2}
-    cluster.start(replicas=1, collections=(), proxied=True)
-    cluster.master.post("/collections", {"name": "alpha", "dimension": 8})
-    cluster.master.configure(**needed)
+    cluster.start(replicas=1, collections=(), proxied=True, replication=needed)
     [replica], [link] = cluster.replicas, cluster.links
+    cluster.master.post("/collections", {"name": "alpha", "dimension": 8})
+    same_digest(cluster.master, replica)  # which has no replicas itself, and applies all the same
     assert put_one(cluster.master, "before").status == 200
     link.refuse()
     refused = wait_until(lambda: (answer := put_one(cluster.master, "x")).status == 503 and answer, "refused")

@@ -7,8 +7,9 @@ that certainly was not carried out and one of which nobody knows.
 from __future__ import annotations
 
 import http.client
+import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -54,6 +55,8 @@ class Client:
         self.host = host
         self.port = port
         self.timeout_secs = timeout_secs
+        self.connect: Callable[..., socket.socket] = socket.create_connection
+        """How a connection is made; another one where the node lives on another host."""
         self._local = threading.local()
 
     def request(
@@ -102,7 +105,8 @@ class Client:
         if connection is None:
             connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout_secs)
             try:
-                connection.connect()
+                connection.sock = self.connect((self.host, self.port), self.timeout_secs)
+                connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:
                 raise NotSent(f"connect to {self.host}:{self.port}: {error!r}") from error
             self._local.connection = connection

@@ -88,6 +88,8 @@ class Node(Client):
         self.log_file = directory / "log"
         self.config_file = directory / "config.yml"
         self.environment = clean_environment()
+        self.prefix: list[str] = []
+        """What the command begins with, where it is to run elsewhere."""
         self.arguments: list[str] = []
         self.settings = merged(SMALL_AND_QUICK, settings or {})
         self.process: subprocess.Popen[bytes] | None = None
@@ -106,6 +108,7 @@ class Node(Client):
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *self.prefix,
                     sys.executable,
                     "-m",
                     "vectorizer",
