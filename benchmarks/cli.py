@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,8 @@ def _chosen(parser: _Parser, names: str | None) -> list[Row]:
 
 
 def _measured(rows: Sequence[Row], arguments: argparse.Namespace) -> list[Outcome]:
+    # As after Ctrl-C: whoever is ended by a time limit leaves no nodes and no data behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     directory = Path(tempfile.mkdtemp(prefix="vectorizer-bench-", dir=arguments.directory))
     bench = Bench(directory, 1 if arguments.quick else arguments.runs, arguments.size, arguments.quick)
     try:
