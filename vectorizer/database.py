@@ -31,6 +31,7 @@ from vectorizer.config import Settings
 from vectorizer.errors import RequestError, VectorizerError, syncing
 from vectorizer.node import Node, NodeFailure, NodeLimits, Role
 from vectorizer.operations import Operation
+from vectorizer.runs import Run
 from vectorizer.storage.chunk import View
 from vectorizer.storage.collection import Collection
 from vectorizer.storage.data_directory import DataDirectory
@@ -204,6 +205,17 @@ class Database:
             raise
         self.committed()
         return offset
+
+    def apply_run(self, run: Run) -> bool:
+        """Take operations of the master's stream at once, if ``Node.apply_run`` does."""
+        try:
+            applied = self.node.apply_run(run, time.monotonic())
+        except NodeFailure as error:
+            self.fail(error)
+            raise
+        if applied:
+            self.committed()
+        return applied
 
     def committed(self) -> None:
         """Something is buffered for the journal."""

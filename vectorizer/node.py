@@ -29,6 +29,7 @@ from vectorizer.operations import Entry, Operation, OperationError, decode_entry
 from vectorizer.replication.history import History
 from vectorizer.replication.log import ReplicationLog
 from vectorizer.replication.sync import Position
+from vectorizer.runs import Run
 from vectorizer.storage.journal import Journal
 from vectorizer.storage.store import Store
 
@@ -236,6 +237,30 @@ class Node:
             raise insufficient_storage("no room on disk for the master's next operation", bytes=len(encoded))
         self._apply(entry, encoded, now)
         return entry.offset
+
+    def apply_run(self, run: Run, now: float) -> bool:
+        """Take operations of the master's stream at once; False: nothing has changed, ``apply_frame`` takes
+        them one by one, or says what is wrong.
+        """
+        masterships = [self.history.entry_at(offset) for offset in (run.offset, run.last_offset)]
+        fits = run.offset == self.offset + 1 and all(
+            mastership is not None and mastership.epoch == run.epoch for mastership in masterships
+        )
+        if not (fits and self.store.takes(run) and self.journal.has_room(sum(map(len, run.frames)))):
+            return False
+        try:
+            self.store.apply_run(run)
+            self.journal.append_run(run.frames, run.offset)
+            self.log.extend(run.offset, run.frames, now)
+        except Exception as error:
+            self.failure = NodeFailure(
+                f"operations {run.offset} to {run.last_offset} failed after their check: {error!r}"
+            )
+            raise self.failure from error
+        self.offset = run.last_offset
+        self.last_checksum = frame.checksum(run.frames[-1])
+        self.last_timestamp_ms = run.timestamp_ms
+        return True
 
     def _has_room(self, frame_bytes: int) -> bool:
         return self.journal.has_room(frame_bytes) or self.journal.ensure_room(frame_bytes)

@@ -17,7 +17,7 @@ from tests.unit.stored import rows
 from vectorizer import frame
 from vectorizer.errors import ApplyError, DamageError
 from vectorizer.node import Role
-from vectorizer.operations import Drop, Upsert, encode_operation
+from vectorizer.operations import Delete, Drop, Upsert, encode_operation
 from vectorizer.replication import replica as replica_module
 from vectorizer.replication.history import History, HistoryEntry
 from vectorizer.replication.messages import Accept, Ack, Goodbye, Heartbeat, Hello, Refuse, Snapshot, Welcome
@@ -307,6 +307,26 @@ def test_others_run_while_a_replica_catches_up(
     assert len(set(behind)) > 5  # it was seen in between, not only at the end
 
 
+def test_single_writes_are_taken_in_runs_with_the_outcome_of_one_by_one(
+    master: RunningNode, nodes: Callable[..., RunningNode]
+) -> None:
+    replica = nodes("replica")
+    replica.follow(address(master))
+    wait_until(caught_up(master, replica))
+    assert replica.client is not None
+    replica.client.stop()
+    before = replica.node.offset
+    for number in range(400):  # new ones, then changes of theirs; now and then something that ends a run
+        master.write(number % 300)
+        if number % 150 == 149:
+            master.database.write(Delete("things", [b"id-%d" % (number % 7)]))
+    client = replica.follow(address(master))
+    wait_until(caught_up(master, replica))
+    assert client.link.operations_applied == master.node.offset - before
+    assert client.link.totals.partial_syncs == 1
+    assert replica.digest() == master.digest()
+
+
 # -- peers that are no good masters -------------------------------------------------------------------
 
 
@@ -542,10 +562,20 @@ def test_what_the_journal_has_not_written_is_bounded(
     replica = nodes("replica")
     client = replica.follow(address(master))
     wait_until(caught_up(master, replica))
+    journal, unwritten = replica.node.journal, []
+
+    def look() -> None:
+        while True:
+            unwritten.append(journal.appended_bytes - journal.written_bytes)
+            gevent.sleep(0)
+
+    watch = gevent.spawn(look)
     for _ in range(6):
         master.write_large(1 << 16)
     wait_until(caught_up(master, replica))
-    assert client._unwritten <= 1 << 18
+    watch.kill()
+    assert client.link.operations_applied >= 6
+    assert 0 < max(unwritten) <= 1 << 18
     assert replica.digest() == master.digest()
 
 

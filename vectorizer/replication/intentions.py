@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vectorizer.replication.history import History
     from vectorizer.replication.messages import FileEntry, Message
     from vectorizer.replication.progress import Progress
+    from vectorizer.runs import Run
 
 
 # -- of both -----------------------------------------------------------------------------------------
@@ -123,10 +124,11 @@ class AdoptHistory:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Apply this operation (`node.apply_frame`); then `applied`, or `apply_failed`."""
+    """Apply this operation (`node.apply_frame`), or the whole run; then `applied`, or `apply_failed`."""
 
     offset: int
     frame: bytes
+    run: Run | None = None
 
 
 @dataclass(frozen=True, slots=True)

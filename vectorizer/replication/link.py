@@ -211,9 +211,9 @@ class ReplicaLink:
         work, self._work = self._work, []
         return work
 
-    def applied(self, offset: int, now: float) -> None:
-        """Apply succeeded."""
-        self.operations_applied += 1
+    def applied(self, offset: int, now: float, count: int = 1) -> None:
+        """Apply succeeded: `count` operations, the last one at `offset`."""
+        self.operations_applied += count
         self.failures.applied(offset)
 
     def apply_failed(self, offset: int, code: str, message: str, now: float) -> None:
@@ -399,16 +399,16 @@ class ReplicaLink:
         if operation.offset != self._next_offset:
             text = f"operation {operation.offset} came, {self._next_offset} is next"
             raise PeerError("offset_gap", text)
-        mastership = self.master.history.entry_at(operation.offset)
+        mastership = self.master.history.entry_at(operation.last_offset)
         if mastership is None or mastership.epoch != operation.epoch:
             known = "none" if mastership is None else mastership.epoch
             raise PeerError(
                 "stale_epoch", f"operation {operation.offset} of epoch {operation.epoch}, not {known}"
             )
-        self._next_offset += 1
-        self.master.offset = max(self.master.offset, operation.offset)
+        self._next_offset = operation.last_offset + 1
+        self.master.offset = max(self.master.offset, operation.last_offset)
         self.retry.succeeded()
-        self._work.append(Apply(operation.offset, operation.frame))
+        self._work.append(Apply(operation.offset, operation.frame, operation.run))
 
     def _heartbeat(self, heartbeat: messages.Heartbeat, now: float, now_ms: int) -> None:
         self.master.beats(heartbeat, now, now_ms)

@@ -6,6 +6,8 @@ are read from the journal. A native lock protects it, because the journal's thre
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vectorizer.native_lock import NativeLock
 
 _COMPACT_ENTRIES = 4096
@@ -60,6 +62,11 @@ class ReplicationLog:
             self._bytes += len(frame)
             if self._bytes > self._bytes_max or len(self._frames) - self._head > self._entries_max:
                 self._shrink()
+
+    def extend(self, offset: int, frames: Sequence[bytes], now: float | None) -> None:
+        """Add operations from ``offset`` on, committed at the same time."""
+        for current, frame in enumerate(frames, start=offset):
+            self.append(current, frame, now)
 
     def read(self, after_offset: int, bytes_max: int, through_offset: int) -> list[bytes] | None:
         """Frames after an offset, in order: at least one if there is one, then as many as fit in

@@ -36,6 +36,7 @@ from vectorizer import codec, frame
 from vectorizer.codec import CodecError
 from vectorizer.errors import PeerError
 from vectorizer.replication.history import ENTRIES_MAX, History
+from vectorizer.runs import Run, is_operation
 
 PROTOCOL = 1
 HELLO_BYTES_MAX = 1 << 20  # a hello with a history of 1,000 entries takes a tenth of it
@@ -405,12 +406,20 @@ KINDS: Mapping[str, type[Message]] = {kind.KIND: kind for kind in get_args(Messa
 
 @dataclass(frozen=True, slots=True)
 class OperationFrame:
-    """An operation on the line: the head of its document, and the frame as it came."""
+    """An operation on the line: the head of its document, and the frame as it came; or the first of a run of
+    operations that came together.
+    """
 
     offset: int
     epoch: int
     timestamp_ms: int
     frame: bytes
+    run: Run | None = None
+
+    @property
+    def last_offset(self) -> int:
+        """Of the last operation that it stands for."""
+        return self.offset if self.run is None else self.run.last_offset
 
 
 _WRITERS: Mapping[type[Any], Callable[[Any], Any]] = {
@@ -431,7 +440,7 @@ def encode(message: Message) -> bytes:
 def decode(line: bytes) -> Message | OperationFrame:
     """What a whole, verified frame says. Raises PeerError (`message_malformed`, `message_unknown`)."""
     body = memoryview(line)[frame.HEADER_BYTES :]
-    if bytes(body[5:7]) == b"o\0":
+    if is_operation(line):
         return _read_head(body, line)
     try:
         document = codec.decode(body)

@@ -47,6 +47,7 @@ from vectorizer.replication.intentions import (
 from vectorizer.replication.link import NOWHERE, ReplicaLink
 from vectorizer.replication.master import LINGER_SECS, LOOK_SECS, STOP_SECS, clock_ms
 from vectorizer.replication.states import FINAL, LinkState
+from vectorizer.runs import Run, decode_run, in_runs
 from vectorizer.storage.snapshot import SnapshotFile
 
 if TYPE_CHECKING:
@@ -110,7 +111,6 @@ class ReplicaClient:
         self._receiver: SnapshotReceiver | None = None
         self._keep_aside = False
         self._greenlet: Greenlet | None = None
-        self._unwritten = 0
         self._told: tuple[LinkState, str] | None = None  # the last end of a connection that was logged
         self._saved: tuple[str, int, int] | None = None  # what of ours was saved aside already
         self._distrusts_files = False  # a file here turned out damaged: let the master send all
@@ -259,16 +259,29 @@ class ReplicaClient:
                 self._wake.set()  # the sender says goodbye, if it is not stuck itself
                 gevent.sleep(SILENCE_CHECK_SECS)
             elif connection.receive(min(left, LOOK_SECS)):
-                for line in connection.frames():
-                    self._take(connection, line)
-                    turn.step()
+                self._take_all(connection, turn)
                 if connection.grows():
                     link.heard(time.monotonic())
                 self._wake.set()
 
-    def _take(self, connection: Connection, line: bytes) -> None:
+    def _take_all(self, connection: Connection, turn: Turn) -> None:
+        """The frames received so far; small operations that came together are taken together."""
+        for lines in in_runs(connection.frames(), lambda: self.link.state is LinkState.STREAMING):
+            run = decode_run(lines) if len(lines) > 1 else None
+            if run is None:
+                for line in lines:
+                    self._take(connection, messages.decode(line), len(line))
+                    turn.step()
+            else:
+                message = messages.OperationFrame(run.offset, run.epoch, run.timestamp_ms, lines[0], run)
+                self._take(connection, message, sum(map(len, lines)))
+                turn.step()
+
+    def _take(
+        self, connection: Connection, message: messages.Message | messages.OperationFrame, size: int
+    ) -> None:
         link, was, above = self.link, self.link.state, self.above
-        link.receive(messages.decode(line), time.monotonic(), clock_ms(), len(line))
+        link.receive(message, time.monotonic(), clock_ms(), size)
         if link.state is not was and was is LinkState.HANDSHAKE and link.connected_now:
             connection.raise_ceiling(self._database.settings.limits.frame_bytes_max)
             rest = link.master.writes_address
@@ -326,8 +339,10 @@ class ReplicaClient:
 
     def _do(self, item: LinkWork) -> None:
         match item:
-            case Apply(offset, line):
+            case Apply(offset, line, None):
                 self._apply(offset, line)
+            case Apply(run=run) if run is not None:
+                self._apply_run(run)
             case AdoptHistory(history):
                 self._adopt_history(history)
             case Prepare(fork_offset, rewind):
@@ -372,17 +387,26 @@ class ReplicaClient:
             self.link.apply_failed(offset, error.error_type, str(error), now)
         else:
             self.link.applied(offset, now)
-            self._unwritten += len(line)
-            if self._unwritten > UNWRITTEN_BYTES_MAX:
-                self._wait_for_disk()
+            self._wait_for_disk()
+
+    def _apply_run(self, run: Run) -> None:
+        """All at once, or one by one until one of them fails."""
+        if self._database.apply_run(run):
+            self.link.applied(run.last_offset, time.monotonic(), len(run.frames))
+            self._wait_for_disk()
+            return
+        for offset, line in enumerate(run.frames, start=run.offset):
+            if self.link.state is LinkState.STREAMING:
+                self._apply(offset, line)
 
     def _wait_for_disk(self) -> None:
-        """Until the journal has written what is buffered now; the master's bytes wait in the socket."""
+        """While too much is applied and not written; the master's bytes wait in the socket."""
         node = self._database.node
-        journal, offset = node.journal, node.offset
-        while journal.pending and journal.durable_offset < offset and node.failure is None:
+        journal = node.journal
+        while journal.appended_bytes - journal.written_bytes > UNWRITTEN_BYTES_MAX:
+            if node.failure is not None or node.journal is not journal:
+                return
             gevent.sleep(0.002)
-        self._unwritten = 0
 
     def _prepare(self, fork_offset: int | None, rewind: bool) -> None:
         rewound = False
@@ -432,7 +456,6 @@ class ReplicaClient:
             return
         self._receiver = None
         self._distrusts_files = False
-        self._unwritten = 0
         self.link.installed(time.monotonic(), clock_ms())
 
     def _snapshot_failed(self, error: Exception) -> None:

@@ -78,10 +78,13 @@ class Collection:
 
     # -- applying operations ----------------------------------------------------------------------------
 
-    def upsert(self, rows: Rows, offset: int) -> None:
-        """Add rows; those with the same ids die."""
+    def upsert(self, rows: Rows, offset: int, offsets: npt.NDArray[np.int64] | None = None) -> None:
+        """Add rows; those with the same ids die at ``offset``.
+
+        ``offsets``, one for each row and the last of them ``offset``: of a run, whose rows die one by one.
+        """
         hashes = hash_ids(rows.ids)
-        self._kill(rows.ids, hashes, offset)
+        self._kill(rows.ids, hashes, offset if offsets is None else offsets)
         norms = norms_of(rows.vectors)
         start, count = 0, len(rows)
         while start < count:
@@ -118,12 +121,15 @@ class Collection:
             self.growing.append(GrowingChunk(name, self.config.segment_rows, self.config.dimension))
         return self.growing[-1]
 
-    def _kill(self, ids: Sequence[bytes], hashes: npt.NDArray[np.uint64], offset: int) -> None:
+    def _kill(
+        self, ids: Sequence[bytes], hashes: npt.NDArray[np.uint64], offset: int | npt.NDArray[np.int64]
+    ) -> None:
         for chunk in self.chunks:
             found = chunk.find(hashes, ids)
-            rows = found[found >= 0]
+            held = found >= 0
+            rows = found[held]
             if len(rows):
-                chunk.kill(rows, offset)
+                chunk.kill(rows, offset if isinstance(offset, int) else offset[held])
                 self.vector_count -= len(rows)
 
     # -- what background work gives back ----------------------------------------------------------------

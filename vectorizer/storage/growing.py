@@ -80,7 +80,7 @@ class GrowingChunk:
             found[index] = lookup.get(ids[index], -1)
         return found
 
-    def kill(self, rows: npt.NDArray[np.int32], offset: int) -> None:
+    def kill(self, rows: npt.NDArray[np.int32], offset: int | npt.NDArray[np.int64]) -> None:
         """Mark live rows as dead from ``offset`` on."""
         self.deleted_at[rows] = offset
         self.dead_rows += len(rows)

@@ -18,6 +18,7 @@ with a mark, and again with one in each further file that it reaches.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import pairwise
 
 from vectorizer.errors import VectorizerError
@@ -162,16 +163,23 @@ class Journal:
 
     def append(self, encoded: bytes, offset: int) -> None:
         """Buffer an operation's frame. JournalFullError if there is no room for it."""
+        self.append_run([encoded], offset)
+
+    def append_run(self, frames: Sequence[bytes], offset: int) -> None:
+        """Buffer the frames of operations from ``offset`` on, together. JournalFullError if there is no room
+        for all of them in one file.
+        """
         if offset != self.appended_offset + 1:
             raise ValueError(f"operation {offset} cannot follow operation {self.appended_offset}")
-        part = self._part_for(len(encoded), False)
-        place = part.end
-        number, indexed = self._indexed
-        if not indexed or offset - number >= INDEX_OPERATIONS or place - indexed >= INDEX_BYTES:
-            self._indexed = (offset, place)
-            part.index.append(self._indexed)
-        self._add(part, encoded)
-        self.appended_offset = part.last_offset = offset
+        part = self._part_for(sum(map(len, frames)), False)
+        for current, encoded in enumerate(frames, start=offset):
+            place = part.end
+            number, indexed = self._indexed
+            if not indexed or current - number >= INDEX_OPERATIONS or place - indexed >= INDEX_BYTES:
+                self._indexed = (current, place)
+                part.index.append(self._indexed)
+            self._add(part, encoded)
+        self.appended_offset = part.last_offset = offset + len(frames) - 1
 
     def append_history(self, history: History, offset: int) -> None:
         """Buffer a history record as of the newest operation. JournalFullError if there is no room for it."""

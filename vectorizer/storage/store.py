@@ -5,8 +5,11 @@ The master's own writes, a replica's stream and crash recovery all go through ``
 
 from __future__ import annotations
 
+import numpy as np
+
 from vectorizer.errors import conflict, not_found, validation
 from vectorizer.operations import Create, Delete, Drop, Entry, Merge, Operation, Upsert
+from vectorizer.runs import Run
 from vectorizer.storage.collection import Collection
 
 
@@ -45,6 +48,16 @@ class Store:
             case Merge(_, segments):
                 if not collection.can_merge(segments):
                     raise conflict(f"segments {list(segments)} of {operation.collection!r} cannot be merged")
+
+    def takes(self, run: Run) -> bool:
+        """Whether each operation of the run can be applied now; if not, ``check`` says why."""
+        collection = self.collections.get(run.collection)
+        return collection is not None and collection.config.dimension == run.rows.vectors.shape[1]
+
+    def apply_run(self, run: Run) -> None:
+        """Carry out a run that it takes: the same as to apply one operation after the other."""
+        offsets = np.arange(run.offset, run.last_offset + 1, dtype=np.int64)
+        self.collections[run.collection].upsert(run.rows, run.last_offset, offsets)
 
     def apply(self, entry: Entry) -> None:
         """Carry out a checked operation."""
