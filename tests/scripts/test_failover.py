@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.harness import Cluster, Node, replication_address, wait_until
+from tests.cluster.harness.node import clean_environment
 from tests.scripts.shell import run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
@@ -63,6 +66,31 @@ def test_status_shows_roles_offsets_and_links(cluster: Cluster) -> None:
     told = run("status", url(cluster.master), *urls(cluster))
     assert told.returncode == 1
     assert "does not answer" in told.stdout
+
+
+def test_a_node_that_wants_a_key_is_not_called_dead(cluster: Cluster) -> None:
+    words = [sys.executable, "-m", "vectorizer", "keys", "add", "--role", "admin"]
+    made = subprocess.run(
+        [*words, "--data-dir", str(cluster.replicas[0].data_directory)],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        timeout=30,
+        check=True,
+    )
+    guarded, other = urls(cluster)
+    wait_until(lambda: run("status", guarded).returncode == 1, "the key to count")
+    key = "answers, but not to this key"
+    assert key in run("status", guarded).stdout
+    for words in (
+        ("promote", "--yes", guarded),
+        ("follow", "--yes", guarded, other),
+        ("switchover", "--yes", guarded),
+        ("failover", "--yes", other, guarded),
+    ):
+        told = run(*words)
+        assert (told.returncode, key in told.stderr) == (1, True), told.stderr
+    assert run("status", guarded, environment={"VECTORIZER_API_KEY": made.stdout.strip()}).returncode == 0
 
 
 def test_nothing_is_promoted_while_the_old_master_lives(cluster: Cluster) -> None:

@@ -86,6 +86,20 @@ def test_an_array_with_lines_beside_it(node: Served, tmp_path: Path, capsys: Cap
     }
 
 
+@pytest.mark.parametrize("here", [".", "../here", "x/.."])
+def test_the_directory_where_one_is(
+    node: Served, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch, here: str
+) -> None:
+    directory = tmp_path / "here"
+    (directory / "x").mkdir(parents=True)
+    np.save(directory / "vectors.npy", np.eye(2, dtype="<f4"))
+    (directory / "rows.jsonl").write_text('{"id": "a"}\n{"id": "b"}\n')
+    monkeypatch.chdir(directory)
+    assert run(capsys, "import", here, "--create", "--url", url(node)).code == 0
+    assert node.request("GET", "/collections/here")[1]["vector_count"] == 2
+    assert leftovers(tmp_path) == []
+
+
 @pytest.mark.parametrize("payload", ["struct", "json", "columns", "none"])
 def test_parquet(node: Served, tmp_path: Path, capsys: Capsys, payload: str) -> None:
     rows = [row(number) for number in range(1200)]

@@ -148,8 +148,8 @@ class Import:
             "collection": self.name,
             "created_at": collection["created_at"],
         }
-        path = self.plan.path
-        return Mark(path.with_name(f"{path.name}.{self.name}.import"), subject)
+        path = self.plan.path.resolve()  # `.` and `..` have no name of their own
+        return Mark(path.parent / f"{path.name}.{self.name}.import", subject)
 
     def _resume(self, mark: Mark) -> None:
         done = mark.read()
