@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.harness import Cluster, Node, NotStarted, vector_path, wait_until
 from tests.cluster.harness.node import COMMAND, clean_environment, newest_journal, written_bytes
-from tests.cluster.harness.tmpfs import mounted_tmpfs
+from tests.cluster.harness.tmpfs import mounted_tmpfs, room_bytes
 
 KILLS = 50
 MIB = 1 << 20
@@ -90,7 +90,7 @@ def test_a_full_disk_refuses_writes_serves_reads_and_needs_no_restart(cluster: C
         cluster.ledger.created("alpha", node.post("/collections", {"name": "alpha", "dimension": 8}))
         cluster.write(50)
         filler = node.data_directory / "filler"
-        filler.write_bytes(bytes(room_bytes(node) - 64 * 1024))
+        filler.write_bytes(bytes(room_bytes(node.data_directory) - 64 * 1024))
         refused = fill_until_refused(node)
         assert refused["error_type"] == "insufficient_storage"
         assert node.get("/collections/alpha/vectors?limit=1")["vectors"]
@@ -101,14 +101,6 @@ def test_a_full_disk_refuses_writes_serves_reads_and_needs_no_restart(cluster: C
         node.restart(kill=True)
         assert node.request("GET", vector_path("alpha", "filling")).status == 200
         node.end()
-
-
-def room_bytes(node: Node) -> int:
-    """Free bytes on the file system of the data directory."""
-    done = subprocess.run(
-        ["df", "--output=avail", "-B1", str(node.data_directory)], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout.split()[1])
 
 
 def try_write(node: Node) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.harness import Cluster, Node, Proxy, replication_address, wait_until
 from tests.cluster.harness.cluster import BULK_DIMENSION, BULK_ROWS
-from tests.cluster.harness.tmpfs import mounted_tmpfs
+from tests.cluster.harness.tmpfs import mounted_tmpfs, room_bytes
 
 CUT_POINTS = 100
 FLIP_POINTS = 50
@@ -197,6 +197,49 @@ def test_a_full_disk_on_the_replica_keeps_old_data_and_is_tried_again(cluster: C
         cluster.wait_connected()
         cluster.converged()
         replica.end()
+
+
+def test_a_full_disk_on_the_master_is_told_to_the_replica_and_tried_again(cluster: Cluster) -> None:
+    small = {"journal_file_bytes": 2 << 20, "journal_bytes_max": 8 << 20}
+    master = cluster.master = cluster.master_node("master", storage=small)
+    with mounted_tmpfs(master.data_directory, 24 << 20):
+        master.start()
+        cluster.bulk(rows=12_000)
+        filler = master.data_directory / "filler"
+        filler.write_bytes(bytes(room_bytes(master.data_directory) - 4096))
+        replica = cluster.start_replica()
+        wait_until(lambda: "snapshot_failed" in replica.log(), "there is no room for a checkpoint")
+        assert master.request("GET", "/collections/bulk").body["vector_count"] == 12_000
+        assert master.running and master.syncs().full == 0
+        filler.unlink()
+        cluster.wait_connected()
+        cluster.converged()
+        assert replica.syncs().full == 1
+        master.end()
+
+
+@pytest.mark.parametrize("frozen", ["master", "replica"])
+def test_a_freeze_in_the_middle_of_the_transfer_is_outlived(cluster: Cluster, frozen: str) -> None:
+    cluster.start(replicas=0, **SMALL_CHUNKS)
+    cluster.bulk()
+    link = cluster.proxy_to(cluster.master)
+    link.bytes_per_sec = LOAD_BYTES / 8
+    replica = cluster.replica_node(link.address).start()
+    cluster.replicas.append(replica)
+    wait_until(lambda: syncing(replica), "the full sync is under way")
+    node = cluster.master if frozen == "master" else replica
+    node.freeze()
+    tried = link.connections
+    if frozen == "replica":
+        wait_until(lambda: cluster.master.stats()["connected_replicas"] == 0, "the master drops it")
+    else:
+        link.cut()
+        wait_until(lambda: link.connections > tried + 1, "the replica tries again, and again")
+    node.thaw()
+    link.heal()
+    cluster.wait_connected()
+    cluster.converged()
+    assert replica.syncs().full == 1
 
 
 def slowest_but_one_percent(cluster: Cluster, count: int, seed: int) -> float:

@@ -97,3 +97,18 @@ def test_a_payload_over_the_limit_is_refused_whole_and_one_at_the_limit_is_repli
     put(master, "one", *({"id": f"h{number}", **largest} for number in range(7)))
     wait_until(lambda: replica.offset == master.offset, "seven MiB in one operation")
     same_digest(master, replica)
+
+
+def test_a_replica_with_the_smallest_limits_takes_what_its_master_took(cluster: Cluster) -> None:
+    limits = {"batch_rows_max": 1, "dimension_max": 1, "id_bytes_max": 1, "payload_bytes_max": 16}
+    more = {"collections_max": 1, "json_body_bytes_max": 1024, "json_depth_max": 4}
+    tiny = {"journal_file_bytes": 4096, "journal_bytes_max": 8192, "checkpoint_bytes": 1024}
+    cluster.start(replicas=0, collections=())
+    replica = cluster.start_replica(limits={**limits, **more}, storage=tiny)
+    cluster.wait_connected()
+    write_all(cluster.master)
+    same_digest(cluster.master, replica)
+    replica.restart(kill=True)
+    same_digest(cluster.master, replica)
+    assert replica.syncs().full == 0
+    assert replica.status()["counters"]["apply_failures"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,3 +25,9 @@ def mounted_tmpfs(directory: Path, size_bytes: int) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def room_bytes(directory: Path) -> int:
+    """Free bytes on the file system of `directory`."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
