@@ -120,7 +120,8 @@ class Faults:
 
     def _cut_within(self, way: Proxy, chance: random.Random) -> None:
         """The next connection, too, ends within something."""
-        way.cut_after(chance.randrange(*CUT_WITHIN_BYTES), chance.choice(["down", "up"]))
+        directions: list[Direction] = ["down", "up"]
+        way.cut_after(chance.randrange(*CUT_WITHIN_BYTES), direction=chance.choice(directions))
         way.cut()
 
     def _slow(self, way: Proxy, chance: random.Random) -> None:

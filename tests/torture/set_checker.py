@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 
 from tests.cluster.harness import NotStarted, same_digest
+from tests.cluster.harness.node import merged
 from tests.torture.clients import SET, SetClients, id_of
 from tests.torture.faults import Events, Faults
 from tests.torture.operating import Operator
@@ -28,6 +29,8 @@ PROCESS_SECS = 5.0
 ACT_SECS = 4.0
 EQUAL_SECS = 60.0
 SETTINGS = {"storage": {"journal_file_bytes": 256 << 10, "checkpoint_interval_secs": 2}}
+SMALL_WINDOW = {"replication": {"log_size": 100}}
+"""So that who was away for seconds syncs fully; what is overruled is then not all kept aside, though."""
 
 Told = Callable[[float], None]
 """Hears how much of the time is over, 0 to 1."""
@@ -44,7 +47,7 @@ def check_set(
     mode: Mode, directory: Path, *, secs: float, seed: int, told: Told = lambda share: None
 ) -> Report:
     """Faults for ``secs``, then peace; what was acknowledged, lost, unexpected, in doubt."""
-    trio = Trio(directory, SETTINGS)
+    trio = Trio(directory, merged(SETTINGS, SMALL_WINDOW if mode is Mode.WAITED else {}))
     try:
         return _check(mode, trio, secs, seed, told)
     finally:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.unit.stored import OPTIONS, StoredNode, content, expected
 from vectorizer import codec, frame
+from vectorizer.client.diverged import documents
 from vectorizer.errors import ApplyError, DamageError, PeerError, RequestError
 from vectorizer.node import Node, Role
 from vectorizer.operations import Drop, Merge
@@ -427,6 +429,25 @@ def test_saved_operations_are_bounded_and_say_so(node: StoredNode, tmp_path: Pat
     for number in range(2, 40):
         save_diverged(*arguments, bytes_max=1, timestamp_ms=number)
     assert len(list(Path(saved.path).parent.iterdir())) <= 20
+
+
+def test_what_the_journal_still_has_of_it_is_saved(tmp_path: Path) -> None:
+    node = StoredNode(tmp_path / "node", options=replace(OPTIONS, journal_file_bytes=4096))
+    node.create()
+    _, fork = diverged(node, tmp_path, checkpoint=False)
+    for number in range(100):
+        node.upsert(100 + number)
+    journal = node.node.journal
+    journal.trim(fork + 50)
+    assert journal.first_offset > fork + 1
+    saved = save_diverged(
+        node.directory, journal, node.node.history, fork, node.node.offset, bytes_max=1 << 20, timestamp_ms=1
+    )
+    assert (saved.operations, saved.complete) == (node.node.offset - journal.first_offset + 1, False)
+    _, *operations = documents(Path(saved.path))
+    assert [operation["offset"] for operation in operations] == [
+        *range(journal.first_offset, node.node.offset + 1)
+    ]
 
 
 def test_going_back_needs_a_manifest_and_the_journal_after_it(node: StoredNode, tmp_path: Path) -> None:

@@ -43,12 +43,16 @@ def save_diverged(
     bytes_max: int,
     timestamp_ms: int,
 ) -> DivergedFile:
-    """Write the operations after the fork to a file of frames: a header, then the operations. Blocking."""
+    """Write the operations after the fork to a file of frames: a header, then the operations. Blocking.
+
+    If the journal does not reach back to the fork, those that it has.
+    """
     disk = directory.disk
     folder = f"{directory.root}/{DIVERGED}"
     disk.make_directory(folder)
+    start = max(fork_offset, journal.first_offset - 1)
     count = size = 0
-    for encoded in _operations(journal, fork_offset, offset):
+    for encoded in _operations(journal, start, offset):
         size += len(encoded)
         if size > bytes_max:
             break
@@ -65,7 +69,7 @@ def save_diverged(
         "history": history.to_document(),
     }
     path = f"{folder}/{timestamp_ms}-after-{fork_offset}.journal"
-    kept = _operations(journal, fork_offset, fork_offset + count)
+    kept = _operations(journal, start, start + count)
     disk.write_file(path, chain([frame.encode(codec.encode(header))], kept))
     disk.sync_directory(folder)
     disk.sync_directory(directory.root)
