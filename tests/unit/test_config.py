@@ -235,6 +235,7 @@ class TestEnvironment:
             "replication.bind_address": "a:1",
             "replication.master_address": "a:1",
             "server.advertise_address": "a:1",
+            "replication.advertise_address": "a:1",
         }.get(row.name, str(row.default) or "a text of some length")
         pair = {"VECTORIZER_SECURITY_TLS_CERTIFICATE": "f", "VECTORIZER_SECURITY_TLS_KEY": "f"}
         settings = load("", **{**(pair if variable in pair else {}), variable: text})
