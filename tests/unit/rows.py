@@ -50,6 +50,10 @@ class ArrayChunk:
         """No payloads here."""
         return b""
 
+    def payloads_at(self, rows: Sequence[int]) -> list[bytes]:
+        """None of these either."""
+        return [b"" for _ in rows]
+
 
 def config_of(dimension: int, metric: Metric, recall: float = 0.95) -> CollectionConfig:
     """A collection's configuration where only these matter."""

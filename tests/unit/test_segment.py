@@ -62,6 +62,7 @@ def assert_rows(
     np.testing.assert_array_equal(segment.row_hashes(), content["hashes"])
     assert [segment.id_at(row) for row in range(segment.rows)] == content["ids"]
     assert segment.ids_at(range(segment.rows)) == content["ids"]
+    assert segment.payloads_at(range(segment.rows)) == content["payloads"]
     assert [segment.payload_at(row) for row in range(segment.rows)] == content["payloads"]
     assert segment.ids_and_payloads() == (content["ids"], content["payloads"])
 

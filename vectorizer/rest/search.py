@@ -218,8 +218,14 @@ class SearchRoutes:
         """Hits of each question, all on one view; questions with equal options are searched together."""
         view = self._database.view(name)
         groups: dict[tuple[Options, bool], list[int]] = {}
+        key: tuple[Options, bool] | None = None
+        members: list[int] = []
         for index, question in enumerate(questions):
-            groups.setdefault((question.options, question.excluded is not None), []).append(index)
+            options, excludes = question.options, question.excluded is not None
+            if key is None or key[0] is not options or key[1] is not excludes:  # columns share their options
+                key = options, excludes
+                members = groups.setdefault(key, [])
+            members.append(index)
         hits: list[list[Hit]] = [[] for _ in questions]
         for (options, excludes), members in groups.items():
             group = [questions[index] for index in members]
@@ -227,7 +233,7 @@ class SearchRoutes:
             for index, question, answer in zip(members, group, found, strict=True):
                 if question.excluded is not None:
                     answer = [hit for hit in answer if hit.id != question.excluded]
-                hits[index] = answer[: options.limit]
+                hits[index] = answer if len(answer) <= options.limit else answer[: options.limit]
             request.breathe()
         return hits
 
@@ -261,20 +267,33 @@ def _options(values: Mapping[str, Any]) -> Options:
     )
 
 
-def _result(request: Request, hit: Hit, options: Options) -> dict[str, Any]:
-    result: dict[str, Any] = {"id": hit.id.decode(), "score": hit.score}
+def _results(request: Request, options: Options, hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = [{"id": hit.id.decode(), "score": hit.score} for hit in hits]
     if options.with_payload:
-        result["payload"] = codec.decode_payload(hit.chunk.payload_at(hit.row))
+        for result, payload in zip(results, _payloads(hits), strict=True):
+            result["payload"] = codec.decode_payload(payload)
+            request.breathe()
     if options.with_vector:
-        result["vector"] = request.vector(hit.chunk.vectors[hit.row])
-    return result
+        for result, hit in zip(results, hits, strict=True):
+            result["vector"] = request.vector(hit.chunk.vectors[hit.row])
+            request.breathe()
+    return results
+
+
+def _payloads(hits: Sequence[Hit]) -> list[bytes]:
+    """Those of one chunk, the usual case, are read together."""
+    if not hits:
+        return []
+    chunk = hits[0].chunk
+    if all(hit.chunk is chunk for hit in hits):
+        return chunk.payloads_at([hit.row for hit in hits])
+    return [hit.chunk.payload_at(hit.row) for hit in hits]
 
 
 def _answer(request: Request, name: str, options: Options, hits: Sequence[Hit]) -> dict[str, Any]:
-    results = []
-    for hit in hits:
-        results.append(_result(request, hit, options))
-        request.breathe()
+    results: list[dict[str, Any]] = []
+    for start in range(0, len(hits), ENCODED_AT_ONCE):
+        results += _results(request, options, hits[start : start + ENCODED_AT_ONCE])
     return {"results": results, "collection": name, "limit": options.limit}
 
 
@@ -282,9 +301,10 @@ def _encoded_answer(request: Request, name: str, options: Options, hits: Sequenc
     """The answer as JSON; a long one result by result, because at once it would hold the event loop."""
     if len(hits) <= ENCODED_AT_ONCE:
         return encode_json(_answer(request, name, options, hits))
-    results = []
-    for hit in hits:
-        results.append(encode_json(_result(request, hit, options)))
-        request.breathe()
+    results: list[bytes] = []
+    for start in range(0, len(hits), ENCODED_AT_ONCE):
+        for result in _results(request, options, hits[start : start + ENCODED_AT_ONCE]):
+            results.append(encode_json(result))
+            request.breathe()
     tail = b'],"collection":' + encode_json(name) + b',"limit":' + encode_json(options.limit) + b"}"
     return b'{"results":[' + b",".join(results) + tail

@@ -60,6 +60,9 @@ class Chunk(Protocol):
     def payload_at(self, row: int) -> bytes:
         """The row's payload, canonical BSON or ``b""``."""
 
+    def payloads_at(self, rows: Sequence[int]) -> list[bytes]:
+        """The payloads of these rows."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkView:

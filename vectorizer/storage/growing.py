@@ -102,6 +102,10 @@ class GrowingChunk:
         """The ids of these rows."""
         return [self.ids[row] for row in rows]
 
+    def payloads_at(self, rows: Sequence[int]) -> list[bytes]:
+        """The payloads of these rows."""
+        return [self.payloads[row] for row in rows]
+
     def payload_at(self, row: int) -> bytes:
         """The row's payload, canonical BSON or ``b""``."""
         return self.payloads[row]
