@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gevent
@@ -35,6 +36,9 @@ SAID_BYTES_MAX = 500
 BUILD_SECS_MIN, BUILD_ROW_SECS = 600.0, 0.02
 """A builder that is at work for longer hangs; 100,000 x 128 need 0.15 ms a row on two idle cores."""
 
+# Where the builder runs: Python looks for modules in its directory first, and finds this package there, not
+# what happens to lie where somebody started the server.
+PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 log = logs.get(__name__)
 
 
@@ -161,7 +165,11 @@ class GraphBuilder:
         line = command(path, config.metric, m, config.ef_construction, threads, niceness)
         try:
             self._child = subprocess.Popen(
-                line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                line,
+                cwd=PACKAGE_PARENT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
             )
         except OSError as error:  # no memory, no processes, no file descriptors: later perhaps
             return NOT_STARTED, str(error)

@@ -79,6 +79,17 @@ def test_a_damaged_graph_is_built_again_and_full_syncs_go_on(
     assert builder(master).built == 1
 
 
+def test_a_builder_takes_no_modules_from_where_the_server_was_started(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('this is not numpy')")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    node = filled(cluster.start("node", VALUES))
+    wait_until(lambda: has_graph(node), "the graph")
+    assert builder(node).failed == 0
+
+
 def test_a_builder_that_fails_is_tried_again_but_not_for_ever(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
