@@ -23,6 +23,7 @@ from vectorizer.rest.bodies import (
     check_depth,
     decode_body,
     encode_json,
+    may_have_booleans,
     read_body,
     wants_bson,
 )
@@ -249,3 +250,26 @@ def test_a_list_that_cannot_be_sliced_is_parsed_as_a_whole() -> None:
     body = orjson.dumps({"vectors": items})
     assert len(body) > 4 * SLICE_BYTES
     assert decode_body(JSON, body, nothing, "vectors") == {"vectors": items}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(b"[1]", False), (b'["u", "f"]', False), (b"[true]", True), (b"[false]", True), (b'["true"]', True)],
+)
+def test_whether_there_may_be_booleans(text: bytes, expected: bool) -> None:
+    assert may_have_booleans(text) is expected
+
+
+def test_the_depth_of_a_vector_in_a_list_is_left_to_its_reader() -> None:
+    deep: Any = [[[[[[[[1]]]]]]]]
+
+    def items(key: str) -> Any:
+        return {"vectors": [{"id": "a", key: deep}]}
+
+    check_depth(items("vector"), 5, nothing, "vectors")
+    for document, list_key in ((items("vector"), None), (items("payload"), "vectors"), ([[items("x")]], "x")):
+        with pytest.raises(RequestError, match="nested more than 5 levels"):
+            check_depth(document, 5, nothing, list_key)
+    deeper = {"vectors": [{"payload": {"vector": deep}}]}
+    with pytest.raises(RequestError, match="nested more than 5 levels"):
+        check_depth(deeper, 5, nothing, "vectors")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from vectorizer import codec
 from vectorizer.errors import RequestError
+from vectorizer.operations import Metric
 from vectorizer.rest.rows import (
     RowLimits,
     columns_table,
@@ -190,3 +191,23 @@ def test_long_batches_breathe() -> None:
 
 def test_matrix_of_queries() -> None:
     assert read_matrix(packed(1, 2, 3, 4, 5, 6), "vectors", 2, "dot", nothing).shape == (3, 2)
+
+
+EDGES = [0, 1, -1, 1e-31, 1e-29, 1e-46, 1e-300, 9e37, 1.1e38, 3.4e38, 3.5e38, 1e300, 2**62, -(2**100)]
+
+
+@given(st.lists(st.sampled_from(EDGES), min_size=2, max_size=2), st.sampled_from(["cosine", "euclidean"]))
+def test_the_quick_look_at_numbers_decides_as_the_slow_one(row: list[float], metric: Metric) -> None:
+    with np.errstate(all="ignore"):
+        exact = np.array(row, np.float64).astype(np.float32)
+    good = bool(np.isfinite(exact).all()) and (metric != "cosine" or bool(exact.any()))
+    limits = RowLimits(2, metric, 256, 1000)
+    for items in ([{"vector": row}], [{"vector": [1, 2]}, {"vector": row}]):
+        if good:
+            read = rows_of_items(items, limits, nothing, booleans=False).vectors[-1]
+            assert read.tobytes() == exact.tobytes()
+        else:
+            with pytest.raises(RequestError, match=r"not a finite float32|is all zeros"):
+                rows_of_items(items, limits, nothing, booleans=False)
+    if good and np.isfinite(exact).all():
+        assert read_matrix(exact.tobytes(), "vectors", 2, metric, nothing).tobytes() == exact.tobytes()

@@ -124,8 +124,8 @@ def test_a_collection_replaced_while_its_batch_was_read(
     one = node.create(metric="dot")
     read = vectors_module.rows_of_items
 
-    def slow(*arguments: Any) -> Rows:
-        rows = read(*arguments)
+    def slow(*arguments: Any, **options: Any) -> Rows:
+        rows = read(*arguments, **options)
         node.database.write(Delete("c", []))
         node.database.node.store.collections.pop("c")
         collection = type(old)(old.config, node.offset, 0)

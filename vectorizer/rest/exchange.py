@@ -18,6 +18,7 @@ from vectorizer.rest.bodies import (
     announced,
     check_depth,
     decode_body,
+    may_have_booleans,
     read_body,
     wants_bson,
 )
@@ -117,6 +118,8 @@ class Request:
         """Whether the answer is to be BSON."""
         self.parameters = route.query.read_query(query_pairs(environ["QUERY_STRING"]))
         """The checked parameters of the query string."""
+        self.has_booleans = True
+        """Whether there may be booleans in the document."""
         self._bounds = bounds
         self._reserved = 0
 
@@ -139,7 +142,8 @@ class Request:
         document = decode_body(kind, body, self.breathe, self.route.list_key)
         # So few brackets cannot be nested too deep, which spares most bodies the walk.
         if kind == BSON or body.count(b"[") + body.count(b"{") > bounds.depth:
-            check_depth(document, bounds.depth, self.breathe)
+            check_depth(document, bounds.depth, self.breathe, self.route.list_key)
+        self.has_booleans = kind == BSON or may_have_booleans(body)
         return document
 
     def close(self) -> None:

@@ -140,7 +140,7 @@ class SearchRoutes:
     def search(self, request: Request, name: str) -> Answer:
         """The best first."""
         collection = self._database.collection(name)
-        question = self._question(request.document(), collection, "")
+        question = self._question(request, request.document(), collection, "")
         self._check_size([question], collection)
         hits = self._hits(request, name, [question])[0]
         return Answer(body=_encoded_answer(request, name, question.options, hits))
@@ -154,7 +154,7 @@ class SearchRoutes:
             questions = self._column_questions(request, document, collection)
         else:
             for index, item in enumerate(self._batch_table.read(document)["searches"]):
-                questions.append(self._question(item, collection, f"searches[{index}]"))
+                questions.append(self._question(request, item, collection, f"searches[{index}]"))
                 request.breathe()
         self._check_size(questions, collection)
         found = zip(questions, self._hits(request, name, questions), strict=True)
@@ -171,7 +171,7 @@ class SearchRoutes:
 
     # -- questions -------------------------------------------------------------------------------------------
 
-    def _question(self, document: Any, collection: Collection, where: str) -> Question:
+    def _question(self, request: Request, document: Any, collection: Collection, where: str) -> Question:
         values = self._table.read(document, where)
         prefix = f"{where}." if where else ""
         if (values["vector"] is None) == (values["id"] is None):
@@ -179,7 +179,13 @@ class SearchRoutes:
         options = _options(values)
         if values["id"] is None:
             config = collection.config
-            vector = read_vector(values["vector"], prefix + "vector", config.dimension, config.metric)
+            vector = read_vector(
+                values["vector"],
+                prefix + "vector",
+                config.dimension,
+                config.metric,
+                booleans=request.has_booleans,
+            )
             return Question(vector, options, values["filter"], prefix)
         id_ = read_id(values["id"], prefix + "id", self._limits.id_bytes_max)
         found = collection.locate(id_)

@@ -195,7 +195,7 @@ class VectorRoutes:
             rows = rows_of_columns(columns, row_limits, limits.batch_rows_max, request.breathe)
         else:
             items = self._items_table.read(document)["vectors"]
-            rows = rows_of_items(items, row_limits, request.breathe)
+            rows = rows_of_items(items, row_limits, request.breathe, booleans=request.has_booleans)
         self._last_switch(collection, name)
         result = self._database.write(Upsert(name, rows))
         return written(result, ids=[id_.decode() for id_ in rows.ids], upserted=len(rows))
