@@ -94,6 +94,8 @@ class SealedSegment:
         self.vectors = vectors
         self.norms = norms
         self.offsets = offsets
+        self._places = offsets.data
+        """The same: an item of it is an int, in half the time that numpy takes."""
         self.rows_bson = rows_bson
         self.hashes = hashes
         """Sorted; `order` holds the row of each."""
@@ -118,26 +120,20 @@ class SealedSegment:
 
     def id_at(self, row: int) -> bytes:
         """The row's id, UTF-8."""
-        start = int(self.offsets[row])
-        length = _ROW_HEAD.unpack_from(self.rows_bson, start)[2] - 1
-        return bytes(self.rows_bson[start + _ID_START : start + _ID_START + length])
+        return self.ids_at((row,))[0]
 
     def ids_at(self, rows: Sequence[int]) -> list[bytes]:
         """The ids of these rows."""
-        content, ids = self.rows_bson, []
-        for start in self.offsets[rows].tolist() if rows else ():  # one by one costs twice as much
-            start += _ID_START
-            ids.append(bytes(content[start : start + _LENGTH.unpack_from(content, start - 4)[0] - 1]))
+        content, places, length = self.rows_bson, self._places, _LENGTH.unpack_from
+        ids = []
+        for row in rows:
+            start = places[row] + _ID_START
+            ids.append(bytes(content[start : start + length(content, start - 4)[0] - 1]))
         return ids
 
     def payload_at(self, row: int) -> bytes:
         """The row's payload, canonical BSON or `b""`."""
-        start, end = int(self.offsets[row]), int(self.offsets[row + 1])
-        length = _ROW_HEAD.unpack_from(self.rows_bson, start)[2] - 1
-        element = start + _ID_START + length
-        if self.rows_bson[element + 1] != _PAYLOAD_ELEMENT[1]:
-            return b""
-        return bytes(self.rows_bson[element + len(_PAYLOAD_ELEMENT) : end - 1])
+        return self.payloads_at((row,))[0]
 
     def ids_and_payloads(self) -> tuple[list[bytes], list[bytes]]:
         """All of them, in the order of rows: a sixth of what it takes row by row. Copies the documents."""
@@ -155,13 +151,13 @@ class SealedSegment:
 
     def payloads_at(self, rows: Sequence[int]) -> list[bytes]:
         """The payloads of these rows."""
-        content, payloads = self.rows_bson, []
-        starts = (self.offsets[rows] + _ID_START).tolist() if rows else ()
-        ends = self.offsets[np.asarray(rows) + 1].tolist() if rows else ()
-        for start, end in zip(starts, ends, strict=True):  # one by one costs twice as much
-            element = start + _LENGTH.unpack_from(content, start - 4)[0] - 1
+        content, places, length = self.rows_bson, self._places, _LENGTH.unpack_from
+        payloads = []
+        for row in rows:
+            start = places[row] + _ID_START
+            element = start + length(content, start - 4)[0] - 1
             if content[element + 1] == _PAYLOAD_ELEMENT[1]:
-                payloads.append(bytes(content[element + len(_PAYLOAD_ELEMENT) : end - 1]))
+                payloads.append(bytes(content[element + len(_PAYLOAD_ELEMENT) : places[row + 1] - 1]))
             else:
                 payloads.append(b"")
         return payloads
