@@ -52,6 +52,8 @@ class Maintenance:
         self._segments_changed_at: float | None = None
         self._checkpoint_at = time.monotonic()
         self._checkpoint_position = 0
+        self._rest_since: dict[int, tuple[int, float]] = {}
+        """By identity of a collection: its newest operation, and since when it is that."""
         self.pins: dict[object, tuple[int, set[str], float]] = {}
         """Of running full syncs: offset after which the journal is needed, directories of segments, since
         when.
@@ -133,8 +135,11 @@ class Maintenance:
         database = self._database
         if not database.node.writable:
             return False
+        at_rest = self._at_rest()
         for collection in list(database.node.store.collections.values()):
             segments = merging.plan(collection, database.settings.index.merge_dead_fraction)
+            if segments is None and collection.identity in at_rest:
+                segments = merging.plan_idle(collection)
             if segments is not None:
                 try:
                     database.write(MergeOperation(collection.config.name, segments))
@@ -143,6 +148,19 @@ class Maintenance:
                     return False
                 return True
         return False
+
+    def _at_rest(self) -> set[int]:
+        """Identities of the collections that no operation has changed for ``index.merge_idle_secs``."""
+        now, before = time.monotonic(), self._rest_since
+        self._rest_since = {}
+        for collection in self._database.node.store.collections.values():
+            offset, since = before.get(collection.identity, (-1, now))
+            self._rest_since[collection.identity] = (
+                collection.offset,
+                since if offset == collection.offset else now,
+            )
+        idle_secs = self._database.settings.index.merge_idle_secs
+        return {identity for identity, (_, since) in self._rest_since.items() if now - since > idle_secs}
 
     # -- checkpoints ------------------------------------------------------------------------------------
 

@@ -155,6 +155,13 @@ class Index:
         minimum=0.01,
         maximum=1.0,
     )
+    merge_idle_secs: float = setting(
+        60.0,
+        "After so long without a write to a collection, its smaller segments become one: a search asks fewer "
+        "graphs. Of the master, for all collections.",
+        minimum=0.1,
+        maximum=86_400.0,
+    )
     builder_niceness: int = setting(
         10,
         "Niceness of the process that builds graphs; 0 competes with the server. Of this node, for "

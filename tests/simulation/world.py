@@ -157,6 +157,7 @@ def choose_sizes(random: Random) -> dict[str, Any]:
         "replication.snapshot_chunk_bytes": random.choice((4, 64)) * KIB,
         "replication.snapshot_pin_secs": random.choice((2.0, 60.0)),
         "index.merge_dead_fraction": random.choice((0.2, 0.5)),
+        "index.merge_idle_secs": 10.0,
     }
 
 

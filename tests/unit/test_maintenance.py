@@ -62,6 +62,16 @@ def test_full_chunks_are_sealed_and_merged_on_master_and_replica(cluster: Cluste
     assert replica.digest()[1] == 60
 
 
+def test_a_collection_at_rest_is_merged(cluster: Cluster) -> None:
+    master = cluster.start("master", {"index.merge_idle_secs": 0.3})
+    master.create(segment_rows=16, segment_rows_max=256)
+    master.put(*range(40))
+    wait_until(lambda: [name[0] for name in names(master)] == ["m"], "one segment instead of two")
+    assert master.digest()[1] == 40
+    offset = master.server.database.node.offset
+    assert offset == 3, "it was created, filled, merged, and then left alone"
+
+
 def test_a_merge_that_leaves_nothing(cluster: Cluster) -> None:
     node = cluster.start("node")
     node.create(segment_rows=16)

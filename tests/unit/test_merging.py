@@ -46,6 +46,39 @@ def test_no_segment_grows_beyond_the_maximum(node: StoredNode) -> None:
     assert content(node.things) == expected((range(96), 0, None))
 
 
+def test_a_collection_at_rest_has_few_segments(node: StoredNode) -> None:
+    assert merging.plan_idle(node.things) is None
+    for part in range(7):
+        node.upsert(*range(part * 8, part * 8 + 8))
+        node.seal()
+        if plan := merging.plan(node.things, 0.2):
+            node.commit(Merge("things", plan))
+            node.merge()
+    assert [segment.rows for segment in node.things.segments] == [32, 8, 8, 8]
+    plan = merging.plan_idle(node.things)
+    assert plan == tuple(segment.name for segment in node.things.segments)
+    node.commit(Merge("things", plan))
+    assert merging.plan_idle(node.things) is None, "one merge at a time"
+    node.merge()
+    assert [segment.rows for segment in node.things.segments] == [56]
+    node.upsert(*range(56, 64))
+    node.seal()
+    assert merging.plan_idle(node.things) is None, "eight rows are no reason to write 56 again"
+    assert content(node.things) == expected((range(64), 0, None))
+
+
+def test_what_does_not_fit_into_one_segment_stays_apart(node: StoredNode) -> None:
+    for part in range(12):
+        node.upsert(*range(part * 8, part * 8 + 8))
+        node.seal()
+        while (plan := merging.plan(node.things, 0.2) or merging.plan_idle(node.things)) is not None:
+            node.commit(Merge("things", plan))
+            node.merge()
+    assert all(segment.rows <= 64 for segment in node.things.segments)
+    assert len(node.things.segments) <= 3
+    assert content(node.things) == expected((range(96), 0, None))
+
+
 def test_a_segment_with_dead_rows_is_rewritten(node: StoredNode) -> None:
     node.upsert(*range(8))
     node.seal()

@@ -49,6 +49,30 @@ def plan(collection: Collection, dead_fraction_max: float) -> tuple[str, ...] | 
     return None
 
 
+def plan_idle(collection: Collection) -> tuple[str, ...] | None:
+    """Names of the segments of a collection at rest that should become one, oldest first, or None.
+
+    The smallest ones that fit into one segment, so that a search asks fewer graphs: one instead of three at
+    100,000 rows. Only where the others have half as many rows as the largest of them: what is merged grows by
+    half at least, so a row is rewritten a few times at most, however often a collection comes to rest.
+    """
+    if collection.merges or any(chunk.is_full for chunk in collection.growing):
+        return None
+    rows_of = {segment.name: segment.rows - segment.dead_rows for segment in collection.segments}
+    chosen: list[str] = []
+    rows = 0
+    for name in sorted(rows_of, key=rows_of.__getitem__):
+        if rows + rows_of[name] > collection.config.segment_rows_max:
+            break
+        chosen.append(name)
+        rows += rows_of[name]
+    while chosen and 2 * (rows - rows_of[chosen[-1]]) < rows_of[chosen[-1]]:
+        rows -= rows_of[chosen.pop()]
+    if len(chosen) < 2:
+        return None
+    return tuple(name for name in rows_of if name in chosen)
+
+
 def _size_class(rows: int, segment_rows: int) -> int:
     """0 for less than two freshly sealed segments, then one more for each factor of FAN_IN."""
     size_class, bound = 0, segment_rows * 2
