@@ -22,6 +22,7 @@ from benchmarks.rows import ROWS
 
 SIZES = (20_000, 100_000, 1_000_000)
 USAGE_ERROR = 2
+ORDER = [row.name for row in ROWS]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
         outcomes = _measured(_chosen(parser, arguments.rows), arguments)
     report.show(outcomes)
     if arguments.json is not None:
-        report.write(arguments.json, outcomes)
+        report.write(arguments.json, outcomes, ORDER)
     if arguments.plots is not None:
         plots.draw(outcomes, arguments.plots)
     if arguments.markdown is not None:
@@ -107,7 +108,7 @@ def _measured(rows: Sequence[Row], arguments: argparse.Namespace) -> list[Outcom
         for outcome in _outcomes(rows, bench):
             outcomes.append(outcome)
             if arguments.json is not None:  # at once: a later row that fails takes no figure along
-                report.write(arguments.json, [outcome])
+                report.write(arguments.json, [outcome], ORDER)
         return outcomes
     finally:
         shutil.rmtree(directory)

@@ -82,6 +82,7 @@ def at_most(text: str, bound: Callable[[Mapping[str, float]], float]) -> Target:
     return Target(text, bound, at_least=False)
 
 
+Derived = Callable[[float, Mapping[str, float], Mapping[str, float]], Mapping[str, float]]
 Scene = Callable[[Bench], AbstractContextManager[Any]]
 
 
@@ -100,6 +101,8 @@ class Row:
     references: Sequence[str] = ()
     target: Target | None = None
     once: bool = False
+    derived: Derived | None = None
+    """Further details, from value, details and references of all runs."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,8 @@ def measure_row(
         references.append({**beside, **figure.references})
     value = statistics.median(figure.value for figure in figures)
     middle, details = medians(references), medians([figure.details for figure in figures])
+    if row.derived is not None:
+        details.update(row.derived(value, details, middle))
     target = row.target
     return Outcome(
         row.name,

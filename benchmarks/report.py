@@ -89,10 +89,15 @@ def read(path: Path) -> list[Outcome]:
     ]
 
 
-def write(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Store the outcomes; rows of the file that were not measured now stay as they are."""
+def write(path: Path, outcomes: Sequence[Outcome], order: Sequence[str] = ()) -> None:
+    """Store the outcomes; rows of the file that were not measured now stay as they are.
+
+    ``order``: names of rows, as they follow each other in the file; others come last.
+    """
     kept = {outcome.name: outcome for outcome in read(path)}
     kept.update((outcome.name, outcome) for outcome in outcomes)
+    ranks = {name: rank for rank, name in enumerate(order)}
+    kept = dict(sorted(kept.items(), key=lambda item: ranks.get(item[0], len(ranks))))
     document = {
         "version": VERSION,
         "machine": machine(),

@@ -73,7 +73,7 @@ def ingest(cluster: Cluster, requests: list[bytes], clients: int) -> Ingest:
     )
 
 
-def details(done: Ingest, vectors: int) -> Mapping[str, float]:
+def details(done: Ingest, vectors: int) -> dict[str, float]:
     """What is worth seeing beside the rate."""
     return {
         "master µs of CPU each": done.master_cpu_secs / vectors * 1e6,
@@ -138,6 +138,14 @@ def singles(scene: Pair) -> Figure:
     return Figure(total / done.seconds, details(done, total))
 
 
+def share_of_disk(
+    value: float, details: Mapping[str, float], beside: Mapping[str, float]
+) -> Mapping[str, float]:
+    """How many vectors a second the disk could take, and how much of that is reached."""
+    allows = beside["disk MB/s"] * 1e6 / max(details["bytes written each"], 1)
+    return {"disk allows /s": allows, "share of disk": value / allows}
+
+
 ROWS = (
     Row(
         "ingest-columns",
@@ -147,6 +155,7 @@ ROWS = (
         columns,
         ("redis", "disk"),
         at_least("2 x redis", lambda beside: 2 * beside.get("redis /s", 150_000)),
+        derived=share_of_disk,
     ),
     Row(
         "ingest-objects",
