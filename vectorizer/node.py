@@ -210,13 +210,14 @@ class Node:
         self.fenced = reason
 
     def apply_frame(self, encoded: bytes, now: float) -> int:
-        """Take an operation of the master's stream, exactly as it came; its offset.
+        """Take an operation of the master's stream, a verified frame exactly as it came; its offset.
 
         Raises ApplyError if it does not fit this node's data, RequestError 507 if there is no room on disk;
         nothing has changed then.
         """
         try:
-            entry = decode_entry(codec.decode(frame.body_of(encoded)))
+            # The decoder of the link has verified the checksum. Again, that would be 86 µs for 1,000 vectors.
+            entry = decode_entry(codec.decode(memoryview(encoded)[frame.HEADER_BYTES :]))
         except (codec.CodecError, OperationError) as error:
             raise ApplyError("operation_unknown", str(error)) from error
         if entry.offset != self.offset + 1:

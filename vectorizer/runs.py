@@ -87,6 +87,9 @@ def decode_run(frames: Sequence[bytes]) -> Run | None:
         expected = [(offset + row, epoch, "upsert", name, 1, dimension) for row in range(len(frames))]
         if [tuple(document[key] for key in "oekcnd") for document in documents] != expected:
             return None
+        numbers = [document[key] for document in documents for key in "oetnd"]
+        if min(numbers) < 0 or not all(_is_whole(kind) for kind in set(map(type, numbers))):
+            return None
         ids, payloads, vectors = ([document[key] for document in documents] for key in "ipv")
         sizes = {len(vector) for vector in vectors}
         packed = {key: b"".join([document[key] for document in documents]) for key in ("il", "pl")}
@@ -104,3 +107,7 @@ def decode_run(frames: Sequence[bytes]) -> Run | None:
         return Run(name, int(offset), int(epoch), int(documents[-1]["t"]), rows, frames)
     except (codec.CodecError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
+
+
+def _is_whole(kind: type) -> bool:
+    return issubclass(kind, int) and kind is not bool

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.stored import StoredNode, content, rows
 from vectorizer import codec, frame
 from vectorizer.errors import PeerError
 from vectorizer.node import Role
-from vectorizer.operations import Delete, Upsert, encode_operation
+from vectorizer.operations import Delete, Upsert, decode_entry, encode_operation
 from vectorizer.replication import messages
 from vectorizer.runs import RUN_FRAME_BYTES_MAX, RUN_OPERATIONS_MAX, decode_run, in_runs
 
@@ -149,3 +151,25 @@ def test_a_run_that_does_not_fit_changes_nothing(
         assert not inner.apply_run(run, 1.0)
     assert (inner.offset, inner.journal.appended_bytes, len(inner.log)) == before
     assert inner.apply_run(run, 1.0)
+
+
+STRANGE = st.sampled_from([None, True, -1, 0, 1, 1.0, 2, 2**40, "", "things", b"", b"\1\0", b"id", [], {}])
+
+
+@given(st.sampled_from("oetkcndvpi") | st.sampled_from(["il", "pl"]), STRANGE, st.booleans())
+def test_what_is_taken_as_a_run_can_be_read_one_by_one(key: str, value: object, both: bool) -> None:
+    documents = [codec.decode(frame.body_of(single(offset, offset))) for offset in (2, 3)]
+    for document in documents if both else documents[1:]:
+        document[key] = value
+    frames = [frame.encode(codec.encode(document)) for document in documents]
+    run = decode_run(frames)
+    if run is None:
+        return
+    for row, line in enumerate(frames):
+        entry = decode_entry(codec.decode(frame.body_of(line)))  # as recovery will
+        assert isinstance(entry.operation, Upsert)
+        assert (entry.offset, entry.epoch) == (run.offset + row, run.epoch)
+        assert entry.operation.collection == run.collection
+        assert entry.operation.rows.ids == [run.rows.ids[row]]
+        assert entry.operation.rows.payloads == [run.rows.payloads[row]]
+        assert entry.operation.rows.vectors.tolist() == [run.rows.vectors[row].tolist()]
