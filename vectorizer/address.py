@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _PORT = re.compile(r"[0-9]{1,5}")
@@ -36,6 +36,15 @@ def parse_address(text: str) -> Address:
     if not _PORT.fullmatch(port) or int(port) > 65535:
         raise ValueError("its port is not a number from 0 to 65535")
     return Address(parse_host(host), int(port))
+
+
+def peer_address(name: tuple[Any, ...]) -> Address:
+    """Return where a connection comes from, of what `accept` says.
+
+    IPv4 stays IPv4: a listener on `[::]` sees it as ``::ffff:10.0.0.2``, which no certificate names.
+    """
+    host, port = name[:2]
+    return Address(host.removeprefix("::ffff:") if "." in host else host, port)
 
 
 def is_every_interface(host: str) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectorizer.address import Address, parse_address, parse_host, seen_from_elsewhere
+from vectorizer.address import Address, parse_address, parse_host, peer_address, seen_from_elsewhere
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,16 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
 )
 def test_every_interface_is_no_address_for_others(told: str, host: str, seen: str) -> None:
     assert seen_from_elsewhere(told, host) == seen
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (("10.0.0.2", 7), "10.0.0.2:7"),
+        (("::ffff:10.0.0.2", 7, 0, 0), "10.0.0.2:7"),
+        (("::ffff:1", 7, 0, 0), "[::ffff:1]:7"),
+        (("fd00::2", 7, 0, 0), "[fd00::2]:7"),
+    ],
+)
+def test_where_a_connection_comes_from(name: tuple[object, ...], told: str) -> None:
+    assert str(peer_address(name)) == told

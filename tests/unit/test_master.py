@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.running import Peer, RunningNode, caught_up, wait_until
 from vectorizer import frame
+from vectorizer.address import parse_address
 from vectorizer.errors import VectorizerError
 from vectorizer.node import Role
 from vectorizer.replication import master as master_module
@@ -326,6 +327,18 @@ def test_ipv6(tmp_path: Path, master: RunningNode) -> None:
     wait_until(lambda: replica.node.has_complete_data and caught_up(other, replica)())
     replica.stop()
     other.stop()
+
+
+def test_ipv4_at_a_listener_for_both(tmp_path: Path) -> None:
+    both = RunningNode(tmp_path / "both")
+    both.create()
+    server = both.listen("[::]:0")
+    replica = RunningNode(tmp_path / "replica", Role.REPLICA)
+    replica.follow(f"127.0.0.1:{parse_address(address(both)).port}")
+    wait_until(lambda: replica.node.has_complete_data and caught_up(both, replica)())
+    assert [row.host for row in server.table] == ["127.0.0.1"]
+    replica.stop()
+    both.stop()
 
 
 def test_a_mistake_of_ours_ends_one_connection_and_not_the_master(

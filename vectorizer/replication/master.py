@@ -27,7 +27,7 @@ from gevent import socket
 from gevent.event import Event
 
 from vectorizer import logs
-from vectorizer.address import Address, parse_address
+from vectorizer.address import Address, parse_address, peer_address
 from vectorizer.errors import PeerError, VectorizerError
 from vectorizer.node import Deposed, NodeFailure, Role
 from vectorizer.replication import handshake, messages
@@ -195,26 +195,27 @@ class MasterServer:
     def _accept(self) -> None:
         while True:
             try:
-                sock, peer = self._listener.accept()
+                sock, name = self._listener.accept()
             except OSError as error:  # out of file descriptors, or the peer was gone already
                 log.warning("accept_failed", reason=str(error))
                 gevent.sleep(0.1)
                 continue
+            peer = peer_address(name)
             if len(self._lines) >= self.database.settings.replication.replicas_max + HANDSHAKES_MAX:
                 self.turned_away += 1
                 self.strangers.warning(
                     "connection_turned_away",
-                    host=peer[0],
-                    peer=str(Address(*peer[:2])),
+                    host=peer.host,
+                    peer=str(peer),
                     connections=len(self._lines),
                 )
                 sock.close()
                 continue
             try:
-                line = ReplicaLine(self, sock, Address(*peer[:2]))
+                line = ReplicaLine(self, sock, peer)
             except OSError as error:  # gone again before its socket could be set up
                 self.strangers.warning(
-                    "connection_lost_at_once", host=peer[0], peer=str(Address(*peer[:2])), error=str(error)
+                    "connection_lost_at_once", host=peer.host, peer=str(peer), error=str(error)
                 )
                 sock.close()
                 continue
