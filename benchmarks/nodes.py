@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,14 @@ class Node:
     def log_tail(self) -> str:
         """The end of its log."""
         return (self.directory / "log").read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
+
+    def logged_at(self, event: str) -> float:
+        """Unix seconds of the last line with this event in its log; LookupError if there is none."""
+        for line in reversed((self.directory / "log").read_text(errors="replace").splitlines()):
+            words = line.split(maxsplit=3)
+            if len(words) > 2 and words[2] == event:
+                return datetime.fromisoformat(words[0]).timestamp()
+        raise LookupError(f"{self.name} has logged no {event}")
 
     # -- what the system knows of it ---------------------------------------------------------------------
 

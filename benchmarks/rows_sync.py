@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from time import sleep
+from time import sleep, time
 
 import orjson
 
 from benchmarks import data
 from benchmarks.load import BackgroundLoad, drive
-from benchmarks.measurement import Bench, Figure, Row, Target, Watch, at_least, percentile
+from benchmarks.measurement import Bench, Figure, Row, Target, at_least, percentile
 from benchmarks.nodes import COLLECTION, Cluster, Node, wait_settled, wait_until
 from benchmarks.rest_client import BSON, RequestFailed, request_bytes
 from benchmarks.rows_ingest import BATCH_CLIENTS, ROWS_OF_A_BATCH, SINGLE_CLIENTS
@@ -64,7 +64,7 @@ def writes_without_end(path: str, prefix: str) -> Iterator[bytes]:
 
 
 def full_sync(scene: Filled) -> Figure:
-    """An empty replica is told whom to follow; from there to its first search by graph."""
+    """An empty replica: from the link's handshake to its first search by graph."""
     cluster, run = scene.cluster, next(scene.names)
     port = cluster.master.port
     with BackgroundLoad(port, 1, writes_without_end, scene.path, f"quiet{run}-") as quiet:
@@ -73,10 +73,9 @@ def full_sync(scene: Filled) -> Figure:
     replica.settings["replication"]["master_address"] = NOBODY
     replica.start()
     with BackgroundLoad(port, 1, writes_without_end, scene.path, f"busy{run}-") as busy:
-        watch = Watch()
         follow(replica, cluster)
         wait_searched_by_graph(replica)
-        seconds = watch.seconds
+        seconds = time() - replica.logged_at("full_sync_offered")
     synced = cluster.master.get("/replication/stats")["snapshot_size"]
     retire(cluster, replica)
     before, meanwhile = percentile(quiet.load.latencies_ms, 99), percentile(busy.load.latencies_ms, 99)
@@ -156,16 +155,15 @@ def missed(bench: Bench) -> Iterator[Missed]:
 
 
 def partial_sync(scene: Missed) -> Figure:
-    """The replica is told whom to follow; from there until it holds all durably."""
+    """From the link's handshake until the replica holds all durably."""
     replica, cluster = scene.replica, scene.cluster
     kept = replica.directory / "kept"
     shutil.copytree(replica.directory / "data", kept)
     replica.start()
     used = replica.cpu_secs()
-    watch = Watch()
     follow(replica, cluster)
     cluster.wait_replicas()
-    seconds = watch.seconds
+    seconds = time() - replica.logged_at("link_up")
     counters = replica.get("/replication/status")["counters"]
     if counters["full_syncs"]:
         raise RequestFailed(f"the replica was synced in full: {counters}")
@@ -179,7 +177,7 @@ def partial_sync(scene: Missed) -> Figure:
 ROWS = (
     Row(
         "sync-full",
-        "empty replica: told whom to follow → first search by graph on 100,000",
+        "empty replica: link up → first search by graph on 100,000",
         "MB/s",
         filled,
         full_sync,
