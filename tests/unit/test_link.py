@@ -625,6 +625,26 @@ def test_lag_is_the_masters_word_and_grows_while_the_link_is_down() -> None:
     assert link.master.heartbeat_age_ms(NOW + 9) == 6000
 
 
+def test_behind_a_link_that_says_nothing_data_is_as_old_as_the_last_heartbeat() -> None:
+    node = master(7)
+    link = greeted(copy_of(node, 7))
+    hear(link, welcome_of(node, heartbeat_interval_secs=2.0))
+    hear(link, Heartbeat(7, 7, 0, START_MS), now=NOW + 1)
+    assert link.lag_ms(NOW + 4) == 0, "a second late is not overdue"
+    assert link.lag_ms(NOW + 4.5) == 3500
+    link.disconnected("connection_lost", "", NOW + 5)
+    assert link.lag_ms(NOW + 6) == 5000, "and goes on from there"
+
+
+def test_a_master_may_change_its_interval_on_a_link_that_stands() -> None:
+    node = master(7)
+    link = greeted(copy_of(node, 7))
+    hear(link, welcome_of(node, heartbeat_interval_secs=1.0))
+    hear(link, Heartbeat(7, 7, 0, START_MS), now=NOW + 10)
+    assert link.lag_ms(NOW + 19) == 0, "the last two were ten seconds apart"
+    assert link.lag_ms(NOW + 26) == 16000
+
+
 def test_lag_lost_in_the_middle_goes_on_from_there() -> None:
     node = master(10)
     link = greeted(copy_of(node, 7))
