@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 Greenlet: TypeAlias = "gevent.Greenlet[..., None]"
 P = ParamSpec("P")
+Q = TypeVar("Q")
 R = TypeVar("R")
 
 JOURNAL_THREADS = 1
@@ -332,6 +333,22 @@ class Database:
         result: R = _apply(self._read_threads, function, *args, **kwargs)
         return result
 
+    def run_native_each(self, function: Callable[[Q], R], arguments: Sequence[Q]) -> Iterator[R]:
+        """What the function makes of each argument, in order: the next one is under way in a native thread
+        while the caller deals with what this gives.
+        """
+        running: Any = None
+        try:
+            for argument in arguments:
+                before = None if running is None else (_finished(running),)
+                running = self._read_threads.spawn(_outcome, function, (argument,), {})
+                if before is not None:
+                    yield before[0]
+            if running is not None:
+                yield _finished(running)
+        finally:
+            _wait_ready(running)
+
     def run_work(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The same in the threads for background work on files."""
         result: R = _apply(self._work_threads, function, *args, **kwargs)
@@ -387,16 +404,24 @@ def _apply(threads: ThreadPool, function: Callable[P, R], *args: P.args, **kwarg
 
     A greenlet that is killed meanwhile ends when the thread is done, not before.
     """
-    running: Any = threads.spawn(_outcome, function, args, kwargs)
+    return cast(R, _finished(threads.spawn(_outcome, function, args, kwargs)))
+
+
+def _finished(running: Any) -> Any:
     try:
         result, error = running.get()
-    except BaseException:  # this greenlet is killed: the thread must not go on with what others clean up then
-        while not running.ready():
-            gevent.sleep(KILLED_POLL_SECS)
+    except BaseException:
+        _wait_ready(running)
         raise
     if error is not None:
         raise error
-    return cast(R, result)
+    return result
+
+
+def _wait_ready(running: Any) -> None:
+    """This greenlet may have been killed: the thread must not go on with what others clean up then."""
+    while running is not None and not running.ready():
+        gevent.sleep(KILLED_POLL_SECS)
 
 
 def _outcome(
