@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.cluster.harness import Cluster, Load, Node, NotStarted, wait_until
 from tests.cluster.harness.cluster import COLLECTIONS
 from tests.monitoring.exposition import Scrape
-from tests.torture.flatness import SAMPLES_MIN, growths
+from tests.torture.flatness import SAMPLES_MIN, growths, thirds
 from tests.torture.tally import Kind, Report
 
 CUT_SECS = 2.0
@@ -178,10 +178,11 @@ class Soak:
         notes = []
         for series in self.series:
             shown = [
-                f"{quantity} {min(values):,.0f} to {max(values):,.0f}"
+                "{} {:,.0f} then {:,.0f}".format(quantity, *thirds(values))
                 for quantity, values in series.values.items()
+                if len(values) >= SAMPLES_MIN
             ]
-            notes.append(f"soak: {series.name}: {', '.join(shown)}")
+            notes.append(f"soak: {series.name}, medians of first and last third: {', '.join(shown)}")
         acknowledged = self._cluster.ledger.acknowledged
         notes.append(
             f"soak: {acknowledged:,} writes acknowledged, {self.full_syncs} more full syncs, "
