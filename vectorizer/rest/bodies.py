@@ -48,7 +48,7 @@ class Stream(Protocol):
     """``wsgi.input``."""
 
     def read(self, length: int, /) -> bytes:
-        """At most so many bytes; fewer only at the end."""
+        """At most so many bytes; fewer only at the end, or OSError."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,11 @@ def read_body(environ: Mapping[str, Any], kind: str, limits: BodyLimits) -> byte
     """
     try:
         with gevent.Timeout(limits.seconds, TimeoutError()):
-            return _read_all(environ["wsgi.input"], limits.of(kind))
+            stream: Stream = environ["wsgi.input"]
+            if "HTTP_TRANSFER_ENCODING" in environ:
+                return _read_all(stream, limits.of(kind))
+            # At once: 500 KB in parts cost two copies more, 60 us. What was announced is within the limit.
+            return stream.read(int(environ.get("CONTENT_LENGTH") or 0))
     except TimeoutError as error:
         raise RequestError(
             408, "request_timeout", f"the body did not arrive within {limits.seconds:g} s"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,8 +44,7 @@ RESULTS = Named("SearchResults", record({"results": list_of(RESULT), "collection
 BATCH_RESULTS = record({"results": list_of(RESULTS), "collection": STRING})
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """How to search: equal options share one pass over the data."""
 
     limit: int
@@ -58,8 +56,7 @@ class Options:
     with_payload: bool
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """One search. ``excluded``: the id whose own row is not an answer."""
 
     vector: Vectors
@@ -268,7 +265,8 @@ class SearchRoutes:
             # Made here, where it can breathe; the search itself may run in a native thread.
             masks = {chunk.chunk.name: parsed.matching(chunk, request.breathe) for chunk in view.chunks}
             matching = lambda chunk: masks[chunk.chunk.name]  # noqa: E731
-        queries = np.stack([question.vector for question in group])
+        vectors = [question.vector for question in group]
+        queries = np.stack(vectors) if len(vectors) > 1 else vectors[0].reshape(1, -1)
         cost = estimated_cost_us(view, len(queries), limit, options.ef)
 
         def run(some: Vectors) -> list[list[Hit]]:
