@@ -8,6 +8,7 @@ bug) ends the process with exit code 1.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -43,12 +44,14 @@ from vectorizer.roles import Roles
 from vectorizer.security import Security
 from vectorizer.service_notification import notify
 from vectorizer.snapshots import Snapshots
-from vectorizer.storage.data_directory import DataDirectory
+from vectorizer.storage.data_directory import CURRENT, DataDirectory
 from vectorizer.storage.disk import Disk, Lock
 from vectorizer.storage.manifest import Manifest
 from vectorizer.storage.recovery import Recovered, StorageOptions, create, open_data
 
 FAILED = 1
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL)
+"""Errors of a directory that may not be read or written, or knows no syncs: this user made nothing in it."""
 THREAD_SWITCH_SECS = 0.001
 """How long a native thread in Python code may keep the event loop waiting; Python's own default is 5 ms."""
 
@@ -237,14 +240,21 @@ def lock_data(disk: Disk, root: str) -> Lock:
 
 
 def _make_durable_directory(disk: Disk, path: str) -> None:
-    """Make a directory if it is missing; its name and those of new ones above it survive a loss of power."""
-    missing = []
-    while not disk.exists(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for path in reversed(missing):
+    """Make a directory if it is missing; its name and those above it survive a loss of power.
+
+    Also if it is there without data: who was killed while making it has not synced its name.
+    """
+    if not disk.exists(path):
         disk.make_directory(path)
-        disk.sync_directory(os.path.dirname(path))
+    if disk.exists(f"{path}/{CURRENT}"):
+        return
+    while path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        try:
+            disk.sync_directory(path)
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
 
 
 def _unusable(root: str, why: str) -> ConfigurationError:

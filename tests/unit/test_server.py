@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -25,7 +26,8 @@ from tests.unit.served import (
     wait_until,
 )
 from vectorizer.errors import ConfigurationError, DamageError
-from vectorizer.server import FAILED, Server, serve
+from vectorizer.server import FAILED, Server, lock_data, serve
+from vectorizer.storage.disk import RealDisk
 
 REPOSITORY = Path(vectorizer.__file__).parents[1]
 
@@ -63,6 +65,23 @@ def test_a_data_directory_that_cannot_be_made(tmp_path: Path) -> None:
     served = Served(tmp_path / "file" / "data")
     with pytest.raises(ConfigurationError, match="cannot be used: Not a directory"):
         Server(served.settings())
+
+
+@pytest.mark.parametrize("there", ["", "a", "a/data"])
+def test_the_names_of_a_new_data_directory_are_durable(tmp_path: Path, there: str) -> None:
+    """Also of one that an earlier process made, which was killed before it could sync them."""
+    (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    synced: list[str] = []
+
+    class Disk(RealDisk):
+        def sync_directory(self, path: str) -> None:
+            synced.append(path)
+            if path == str(tmp_path.parent):
+                raise PermissionError(errno.EACCES, "not ours", path)
+            super().sync_directory(path)
+
+    lock_data(Disk(), str(tmp_path / "a" / "data")).release()
+    assert {str(tmp_path / "a"), str(tmp_path), str(tmp_path.parent)} <= set(synced)
 
 
 def test_rest_in_use(cluster: Cluster, tmp_path: Path) -> None:
