@@ -5,6 +5,7 @@ Many are taken of one run, so equal contents are kept once (``Album``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -37,6 +38,16 @@ class Photograph:
 
     nodes: tuple[FileShot | FolderShot, ...]
     changes: tuple[tuple[Name, ...], ...]
+    inherited: tuple[bool, ...]
+    """Which of the changes the process found when it started."""
+
+    def unsynced_names(self, *, in_data_directory: bool = False) -> int:
+        """Names that were given and not synced; only those directly in a data directory if that is asked."""
+        root = self.nodes[0]
+        assert isinstance(root, FolderShot)
+        folders = set(root.seen.values())
+        names = [name for change in self.changes for name in change if name[2] is not None]
+        return sum(not in_data_directory or folder in folders for folder, _, _ in names)
 
 
 class Album:
@@ -45,8 +56,8 @@ class Album:
     def __init__(self) -> None:
         self._contents: dict[bytes, bytes] = {}
 
-    def take(self, disk: SimulatedDisk) -> Photograph:
-        """The disk as it is now."""
+    def take(self, disk: SimulatedDisk, found_changes: Sequence[object] = ()) -> Photograph:
+        """The disk as it is now. ``found_changes``: those that its process found when it started."""
         numbers: dict[int, int] = {}
         found: list[_Content | _Directory] = []
 
@@ -72,7 +83,8 @@ class Album:
                 shots.append(FolderShot(seen, {name: number(below) for name, below in node.synced.items()}))
             else:
                 shots.append(FileShot(self._keep(node.seen), self._keep(node.synced), tuple(node.unsynced)))
-        return Photograph(tuple(shots), changes)
+        inherited = {id(change) for change in found_changes}
+        return Photograph(tuple(shots), changes, tuple(id(change) in inherited for change in disk._changes))
 
     def _keep(self, content: bytearray) -> bytes:
         data = bytes(content)
@@ -125,6 +137,8 @@ class _Decided(Random):
         return int(self._written if about == (4,) else self._named)
 
 
+FORGOTTEN = "forgotten"
+"""For a crash after a start: names that an earlier process left unsynced are lost, all else arrived."""
 FATES = ("killed", "kept", "lost", "names kept", "data kept", "torn")
 """What becomes of what was not synced. ``killed``: the process dies and the machine lives on, so that it is
 there, but still not synced; the others are losses of power.
@@ -137,10 +151,15 @@ _DECIDED = {
 }
 
 
-def crash(disk: SimulatedDisk, fate: str, seed: int) -> None:
-    """End whatever ran on this disk, in one of the ways of ``FATES``."""
+def crash(photograph: Photograph, disk: SimulatedDisk, fate: str, seed: int) -> None:
+    """Put what is in the photograph on an empty disk, and end what ran there in one of ``FATES``."""
+    develop(photograph, disk)
     if fate == "killed":
         disk.stop_process()
+    elif fate == FORGOTTEN:
+        kept = zip(disk._changes, photograph.inherited, strict=True)
+        disk._changes = [change for change, inherited in kept if not inherited]
+        disk.crash(_Decided(True, True))
     elif fate.startswith("torn"):  # "torn #2": in another way
         disk.crash(Random(seed))
     else:

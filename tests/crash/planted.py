@@ -76,6 +76,26 @@ def removed_before_replaced() -> None:
     DataDirectory.set_current = eager  # type: ignore[method-assign]
 
 
+def found_names_trusted() -> None:
+    """What a killed process left unsynced is believed to be durable, because it is seen."""
+    from vectorizer import server
+
+    original = server.open_data
+
+    def trusting(directory: Any, *about: Any) -> Any:
+        disk = directory.disk
+        if directory.current() is None:
+            return original(directory, *about)
+        sync = disk.sync_directory
+        disk.sync_directory = lambda path: None if path == directory.root else sync(path)
+        try:
+            return original(directory, *about)
+        finally:
+            disk.sync_directory = sync
+
+    server.open_data = trusting  # type: ignore[attr-defined]
+
+
 def graph_named_unsynced() -> None:
     """The builder syncs nothing, the server neither, and a start trusts what the manifest says of graphs."""
     from tests.crash import builder
@@ -105,6 +125,7 @@ PLANTS: dict[str, tuple[str, Callable[[], None]]] = {
         ("one node", content_not_synced),
         ("replica", removed_before_replaced),
         ("graphs", graph_named_unsynced),
+        ("promotion", found_names_trusted),
     )
 }
 """Each with a story that shows it."""

@@ -60,6 +60,8 @@ class WatchedDisk(PacedDisk):
     def __init__(self, kernel: Kernel, look: Callable[[WatchedDisk], None]) -> None:
         super().__init__(kernel)
         self._look = look
+        self.found_changes: list[object] = []
+        """Of names, not synced by whoever was here before."""
 
     def step(self) -> None:
         """Before anything changes."""
@@ -121,7 +123,9 @@ class Stage:
     def _photograph(self, machine: Machine, disk: WatchedDisk) -> None:
         if self.watched:
             claim = self.claim(machine)
-            self.moments.append(Moment(machine.number, disk.steps, self._album.take(disk), claim))
+            self.moments.append(
+                Moment(machine.number, disk.steps, self._album.take(disk, disk.found_changes), claim)
+            )
 
     def claim(self, machine: Machine) -> Claim:
         """What this machine must still hold after a crash now."""

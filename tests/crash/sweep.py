@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tests.crash import builder
-from tests.crash.photograph import FATES
+from tests.crash.photograph import FATES, FORGOTTEN
 from tests.crash.results import Results
 from tests.crash.stage import Moment, Stage
 from tests.crash.stories import SEED, STORIES, settings
@@ -22,7 +22,7 @@ from tests.simulation.machine import Machine
 if TYPE_CHECKING:
     from vectorizer.config import Settings
 
-SECOND_FATES = ("lost", "torn", "names kept", "killed")
+SECOND_FATES = (FORGOTTEN, "torn", "lost", "names kept")
 SHARES = 16
 
 
@@ -31,16 +31,19 @@ class Depth:
     """How much of the sweep is made.
 
     ``fates``: of each step, so many of the six, taking turns. ``torn``: so many more ways to tear it.
-    ``second_stride``: in the start after every so-manieth crash, ``second_steps`` steps are crashed at, too.
+    ``second_stride``: in the start after every so-manieth crash, ``second_steps`` steps are crashed at, too;
+    ``uncertain_stride``: the same where the step before gave a name that is not synced yet; always if it is
+    one directly in the data directory.
     """
 
     fates: int = len(FATES)
     torn: int = 4
-    second_stride: int = 4
-    second_steps: int = 8
+    second_stride: int = 8
+    second_steps: int = 6
+    uncertain_stride: int = 1
 
 
-IN_CI = Depth(fates=1, torn=1, second_stride=24, second_steps=4)
+IN_CI = Depth(fates=1, torn=1, second_stride=48, second_steps=4, uncertain_stride=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,35 @@ def sweep(share: Share) -> Results:
     """Crash at all steps of a share."""
     results, depth = Results(), share.depth
     for number in steps(share.story, share.number):
-        for fate in _fates(number, depth):
-            second = number % depth.second_stride == 0 and fate in ("killed", "lost", "torn")
+        kill = _has_given_a_name(share.story, number, in_data_directory=True)
+        kill |= _is_due(number, depth.uncertain_stride) and _has_given_a_name(share.story, number)
+        fates = list(_fates(number, depth))
+        for fate in [*fates, "killed"] if kill and "killed" not in fates else fates:
+            second = _is_due(number, depth.second_stride) and fate in ("killed", "lost", "torn")
+            second |= kill and fate == "killed"
             verdict = crash_once(share.story, number, fate, go_on=second)
             _note(results, f"crash: {fate.partition(' #')[0]}", f"{share.story}/{number}/{fate}", verdict)
             if second:
                 _crash_again(results, share, number, fate, verdict.moments)
     return results
+
+
+def _has_given_a_name(story: str, number: int, *, in_data_directory: bool = False) -> bool:
+    """Whether the step before this moment left a name unsynced."""
+    moments = played(story).moments
+    now = moments[number]
+    before = next((item for item in moments[number - 1 :: -1] if item.machine == now.machine), None)
+    if before is None:
+        return False
+    count, count_before = (
+        item.photograph.unsynced_names(in_data_directory=in_data_directory) for item in (now, before)
+    )
+    return count > count_before
+
+
+def _is_due(number: int, stride: int) -> bool:
+    """One of so many, scattered evenly."""
+    return number * 2_654_435_761 % 2**32 < 2**32 // stride
 
 
 def _fates(number: int, depth: Depth) -> Iterator[str]:
@@ -110,10 +135,11 @@ def _crash_again(results: Results, share: Share, number: int, fate: str, moments
     """Crash at some steps of a start (and of what was written after it)."""
     stride = max(1, len(moments) // share.depth.second_steps)
     for step in range(number % stride, len(moments), stride):
-        second = SECOND_FATES[(number + step) % len(SECOND_FATES)]
-        place = f"{share.story}/{number}/{fate}/{step}/{second}"
-        verdict = crash_again(place, moments[step])
-        _note(results, f"crash in the recovery: {second}", place, verdict)
+        for turn in range(2):
+            second = SECOND_FATES[(number // SHARES + step + turn) % len(SECOND_FATES)]
+            place = f"{share.story}/{number}/{fate}/{step}/{second}"
+            verdict = crash_again(place, moments[step])
+            _note(results, f"crash in the recovery: {second}", place, verdict)
 
 
 def crash_again(place: str, moment: Moment) -> Verdict:

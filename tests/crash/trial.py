@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from tests.crash.photograph import crash, develop
-from tests.crash.stage import Claim, Moment, Stage
+from tests.crash.photograph import crash
+from tests.crash.stage import Claim, Moment, Stage, WatchedDisk
 from tests.simulation.machine import Machine
 from tests.simulation.truth import ROOT, Truth, difference, key_of
 
@@ -43,8 +43,10 @@ def try_crash(
     seed = crc32(f"{story} {moment.machine} {moment.step} {fate} {moment.claim}".encode())
     stage = Stage(seed, settings, moment.machine + 1, truth)
     machine = stage.machines[moment.machine]
-    develop(moment.photograph, machine.disk)
-    crash(machine.disk, fate, seed)
+    disk = machine.disk
+    assert isinstance(disk, WatchedDisk)
+    crash(moment.photograph, disk, fate, seed)
+    disk.found_changes = list(disk._changes)
     stage.told[machine.number].claim = moment.claim
     stage.watched = go_on
     verdict = Verdict()
