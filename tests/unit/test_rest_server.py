@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import gevent
@@ -15,6 +16,7 @@ import orjson
 import pytest
 from gevent.event import Event
 
+from vectorizer.breathing import let_others_run
 from vectorizer.errors import ConfigurationError
 from vectorizer.rest import connection, head
 from vectorizer.rest.head import HEAD_BYTES_MAX, HEADERS_MAX, LINE_BYTES_MAX
@@ -29,9 +31,11 @@ class Application:
     def __init__(self) -> None:
         self.entered = Event()
         self.release = Event()
+        self.handled: list[str] = []
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         path = environ[RAW_TARGET]
+        self.handled.append(path)
         if path == "/wait":
             self.entered.set()
             self.release.wait()
@@ -129,6 +133,25 @@ def test_pipelined_requests_are_answered_in_order(serving: Serving) -> None:
         while b"/second" not in first:
             first += sock.recv(65536)
         assert first.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_a_client_that_does_not_wait_for_answers_leaves_others_their_turn(serving: Serving) -> None:
+    count, answers, turns = 3000, b"", [0]
+    handled = serving.application.handled
+
+    def take_turns() -> None:
+        while turns[-1] < count:
+            let_others_run()
+            turns.append(len(handled))
+
+    with serving.connect() as sock:
+        others = gevent.spawn(take_turns)
+        sending = gevent.spawn(sock.sendall, get("/") * count)
+        while answers.count(b"HTTP/1.1 200 OK") < count:
+            answers += sock.recv(1 << 20)
+        gevent.joinall([sending, others], timeout=10)
+    assert turns[-1] == count
+    assert max(after - before for before, after in pairwise(turns)) < count / 4
 
 
 def test_nagle_is_off_on_each_connection(serving: Serving) -> None:

@@ -29,6 +29,7 @@ import gevent
 from gevent import GreenletExit, pywsgi
 
 from vectorizer import logs
+from vectorizer.breathing import HELD_SECS, let_others_run
 from vectorizer.rest.bodies import JSON, encode_json
 from vectorizer.rest.head import (
     HEAD_BYTES_MAX,
@@ -45,6 +46,8 @@ from vectorizer.rest.head import (
 DRAIN_BYTES_MAX = 64 * 1024 * 1024
 """Of an unread body at most so much is read before the connection is closed."""
 DRAIN_SECS = 5.0
+READY_SECS = 0.00005
+"""A request that is there within this time was sent before the last one was answered."""
 SENT_AT_ONCE = 64 * 1024
 """Answers up to this size go out in one call with their headers."""
 
@@ -69,6 +72,7 @@ class RestHandler(_Handler):  # type: ignore[misc]
         # Bounds each single wait for the client, also for it to take its answer.
         sock.settimeout(server.request_timeout_secs)
         super().__init__(sock, address, server)
+        self._busy_since = time.monotonic()
         self._answer: tuple[str, Headers] | None = None
         """What the application said and pywsgi does not know yet."""
         self._environ: dict[str, Any] = server.get_environ()
@@ -106,6 +110,7 @@ class RestHandler(_Handler):  # type: ignore[misc]
             self.idle = False
         if not window:
             return None
+        self._take_turns(waiting_since)
         environ = self.environ = self._environ.copy()
         try:
             lines = whole_head(window)
@@ -123,6 +128,19 @@ class RestHandler(_Handler):  # type: ignore[misc]
         self.application = server.application
         self.handle_one_response()
         return None if self.close_connection or self.rfile.closed else True
+
+    def _take_turns(self, waiting_since: float) -> None:
+        """Let others run if this client has long had its next request ready whenever one was answered.
+
+        Sockets that are ready are read and written without a switch of greenlets: whoever sends requests
+        without waiting for the answers would have the event loop for himself.
+        """
+        now = time.monotonic()
+        if now - waiting_since > READY_SECS:
+            self._busy_since = now
+        elif now - self._busy_since > HELD_SECS:
+            let_others_run()
+            self._busy_since = time.monotonic()
 
     def _read_line_by_line(self, environ: dict[str, Any], seconds: float) -> None:
         """A head that came in pieces, or that is unusual or wrong."""
