@@ -332,8 +332,8 @@ def _surely_good(numbers: npt.NDArray[np.float64]) -> bool:
     The sum of squares tells, for less than half of what it takes to look at each number.
     """
     squares = np.einsum("ij,ij->i", numbers, numbers)
-    low, high = float(squares.min()), float(squares.max())
-    return low > _SQUARES_MIN and high < _SQUARES_MAX  # False if one is NaN
+    low, high = (squares.min(), squares.max()) if len(squares) > 1 else (squares[0], squares[0])
+    return bool(low > _SQUARES_MIN and high < _SQUARES_MAX)  # False if one is NaN
 
 
 def _all_numbers(values: Sequence[list[Any]]) -> bool:
