@@ -213,6 +213,13 @@ class RestHandler(_Handler):  # type: ignore[misc]
         else:
             self._sendall(head + data)
 
+    def _sendall(self, data: bytes) -> None:
+        """All of it. gevent's ``sendall`` asks for the size of the system's buffer first: 3.1 us, not 1.4."""
+        sent = self.socket.send(data)
+        if sent < len(data):
+            self.socket.sendall(memoryview(data)[sent:])
+        self.response_length += len(data)
+
     def _start_slowly(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[..., Any]:
         """Leave the answer to pywsgi, which can send any."""
         self._answer = None
