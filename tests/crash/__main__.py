@@ -47,13 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FOUND if verdict.found else 0
     started, console = time.monotonic(), Console(soft_wrap=True)
     stories = tuple(options.story or STORIES)
-    results = _run(console, stories, Depth() if options.all else IN_CI, options.plant, options.jobs)
-    results.write(options.json)
+    depth = Depth() if options.all else IN_CI
+    results = _run(console, stories, depth, options.plant, options.jobs, options.json)
     results.show(console, f"{results.count:,} crashes, {time.monotonic() - started:.0f} s")
     return FOUND if results.failures else 0
 
 
-def _run(console: Console, stories: tuple[str, ...], depth: Depth, plant: str | None, jobs: int) -> Results:
+def _run(
+    console: Console, stories: tuple[str, ...], depth: Depth, plant: str | None, jobs: int, json: str | None
+) -> Results:
     results, work = Results(), shares(depth, stories)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # Each worker is a process of its own that has never seen the real gevent.
@@ -65,6 +67,7 @@ def _run(console: Console, stories: tuple[str, ...], depth: Depth, plant: str | 
         for part in pool.imap_unordered(sweep, work):
             progress.advance(bar)
             results.merge(part)
+            results.write(json)  # as far as it is, should it be interrupted
             if plant is not None and results.failures:
                 break  # it is found
     return results

@@ -74,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         places = [Path(folder, str(number)) for number in range(len(pieces))]
         for part in pool.map(run, pieces, places):
             results.merge(part)
+            results.write(options.json)  # as far as it is, should it be interrupted
             progress.advance(bar)
-    results.write(options.json)
     results.show(console, f"{results.count:,} inputs and corruptions, {time.monotonic() - started:.0f} s")
     return 1 if results.failures else 0
 
