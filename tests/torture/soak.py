@@ -148,11 +148,12 @@ class Soak:
                 return  # it is being stopped at this moment
 
     def _restart(self, node: Node) -> None:
+        if any(thread.is_alive() for thread in self._restarts):
+            return  # it is not up again from the last time
         kind = [RESTART, KILL][sum(self.restarts.values()) % 2]
         self.restarts[kind] += 1
         self._born_at = time.monotonic()
-        self._restarts = [thread for thread in self._restarts if thread.is_alive()]
-        self._restarts.append(threading.Thread(target=self._started_again, args=(node, kind), daemon=True))
+        self._restarts = [threading.Thread(target=self._started_again, args=(node, kind), daemon=True)]
         self._restarts[-1].start()
 
     def _started_again(self, node: Node, kind: str) -> None:
