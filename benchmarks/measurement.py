@@ -8,6 +8,7 @@ the runs.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -123,6 +124,8 @@ class Outcome:
     measured_at: str
     points: tuple[Point, ...] = ()
     """Of the last run."""
+    load: float | None = None
+    """The machine's load average over the minute before: above 0.5 something else ran."""
 
     @property
     def share(self) -> float | None:
@@ -137,6 +140,7 @@ def measure_row(
     row: Row, scene: Any, bench: Bench, known: Mapping[str, Reference], revision: str, now: str
 ) -> Outcome:
     """All runs of one row, its references beside each."""
+    load = os.getloadavg()[0]
     figures: list[Figure] = []
     references: list[dict[str, float]] = []
     for _ in range(1 if row.once else bench.runs):
@@ -165,6 +169,7 @@ def measure_row(
         revision,
         now,
         figures[-1].points,
+        load,
     )
 
 

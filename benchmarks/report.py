@@ -109,6 +109,10 @@ def write(path: Path, outcomes: Sequence[Outcome], order: Sequence[str] = ()) ->
 def markdown(outcomes: Sequence[Outcome]) -> str:
     """The table in Markdown, and below it the tables of the rows that have their own."""
     tables = [_table(HEADINGS, [cells(outcome) for outcome in outcomes])]
+    loads = [outcome.load for outcome in outcomes if outcome.load is not None]
+    if loads:
+        span = f"{min(loads):.1f} to {max(loads):.1f}, on {os.cpu_count()} cores"
+        tables.append(f"Load average before {len(loads)} of the {len(outcomes)} rows: {span}.")
     for outcome in outcomes:
         if outcome.points:
             lines = [

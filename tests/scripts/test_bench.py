@@ -23,11 +23,12 @@ def bench(*words: str | Path) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         cwd=ROOT,
         env=clean_environment(),
-        timeout=60.0,
+        timeout=170.0,
     )
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(180)
 def test_a_quick_run_prints_a_table_and_stores_it(tmp_path: Path) -> None:
     stored, document = tmp_path / "bench.json", tmp_path / "document.md"
     document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
@@ -73,6 +74,7 @@ def test_list_names_each_row_and_reference() -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(180)
 def test_a_row_with_points_has_a_table_and_a_plot(tmp_path: Path) -> None:
     stored = tmp_path / "bench.json"
     words = ("--quick", "--rows", "recall-*", "--directory", tmp_path, "--plots", tmp_path)
