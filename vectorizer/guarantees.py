@@ -11,12 +11,11 @@ import time
 from typing import TYPE_CHECKING
 
 from vectorizer.errors import RequestError, not_ready
-from vectorizer.replication.progress import Phase
+from vectorizer.replication.progress import Phase, Progress
 from vectorizer.replication.states import LinkState
 
 if TYPE_CHECKING:
     from vectorizer.database import Database
-    from vectorizer.replication.progress import ReplicaTable
 
 
 class Guarantees:
@@ -62,14 +61,16 @@ class Guarantees:
         roles = self._database.roles
         if roles is None or roles.master is None:
             return 0
-        node, now = self._database.node, time.monotonic()
-        table: ReplicaTable = roles.master.table
-        return sum(
-            row.phase is Phase.STREAMING
-            and now - row.last_heard_at <= max_lag_secs
-            and row.lag_ms(node.offset, node.log, now) <= max_lag_secs * 1000
-            for row in table
-        )
+        now = time.monotonic()
+        return sum(self._is_well(row, max_lag_secs, now) for row in roles.master.table)
+
+    def _is_well(self, row: Progress, max_lag_secs: float, now: float) -> bool:
+        node = self._database.node
+        if row.phase is not Phase.STREAMING or now - row.last_heard_at > max_lag_secs:
+            return False
+        if row.acked_applied < node.offset and node.log.committed_at(row.acked_applied + 1) is None:
+            return False  # it misses what was read from disk at the start: nobody knows how old that is
+        return row.lag_ms(node.offset, node.log, now) <= max_lag_secs * 1000
 
     # -- reads ----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ import gevent
 import pytest
 
 from tests.unit.served import Cluster, Served, cluster_at, vector, wait_until
+from vectorizer.errors import RequestError
+from vectorizer.guarantees import Guarantees
 
 NOWHERE = "0" * 32
 
@@ -117,6 +119,23 @@ def test_writes_are_refused_without_enough_replicas_and_reads_go_on(cluster: Clu
     replica.follows(master)
     replica.stop()
     wait_until(lambda: write(master, "", 3)[1].get("error_type") == "not_enough_replicas", "a refusal")
+
+
+def test_a_replica_that_misses_what_is_of_before_the_start_is_not_well(cluster: Cluster) -> None:
+    master = cluster.master()
+    master.create()
+    master.put(1)
+    master.configure(min_replicas_to_write=1, min_replicas_max_lag_secs=60)
+    master.restart()
+    replica = cluster.replica(master)
+    replica.follows(master)
+    guarantees = Guarantees(master.server.database)
+    guarantees.guard_replicas()
+    assert master.server.roles.master is not None
+    (row,) = master.server.roles.master.table
+    row.stand_at(row.acked_applied - 1)
+    with pytest.raises(RequestError, match="0 replicas are connected"):
+        guarantees.guard_replicas()
 
 
 def test_a_read_waits_for_the_write_it_must_see(cluster: Cluster) -> None:
