@@ -43,12 +43,18 @@ class Guarantees:
                 {"Retry-After": "1"},
             )
 
-    def durable_replicas(self, offset: int, count: int, timeout_ms: int) -> int:
-        """Wait until ``count`` replicas hold an operation durably, or the time is up; how many do."""
+    def durable_replicas(
+        self, offset: int, count: int, timeout_ms: int, replication_id: str | None = None
+    ) -> int:
+        """Wait until ``count`` replicas hold an operation durably, or the time is up; how many do.
+
+        With the id of its mastership, 0 once this node itself has given it up for another history: what
+        replicas have at that offset then is another operation.
+        """
         deadline = time.monotonic() + timeout_ms / 1000
         while True:
             master = None if self._database.roles is None else self._database.roles.master
-            if master is None:
+            if master is None or not self._holds(offset, replication_id):
                 return 0
             reached = master.table.acknowledged(offset)
             left = deadline - time.monotonic()
@@ -63,6 +69,15 @@ class Guarantees:
             return 0
         now = time.monotonic()
         return sum(self._is_well(row, max_lag_secs, now) for row in roles.master.table)
+
+    def _holds(self, offset: int, replication_id: str | None) -> bool:
+        if replication_id is None:
+            return True
+        node = self._database.node
+        for index, entry in enumerate(node.history.entries):
+            if entry.replication_id == replication_id:
+                return node.history.end_of(index, node.offset) >= offset
+        return False
 
     def _is_well(self, row: Progress, max_lag_secs: float, now: float) -> bool:
         node = self._database.node

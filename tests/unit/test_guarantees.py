@@ -46,6 +46,17 @@ def test_a_write_waits_until_replicas_have_it_durably(cluster: Cluster) -> None:
         assert replica.server.database.node.durable_offset >= answer["offset"]
 
 
+def test_a_write_of_a_mastership_that_was_given_up_is_on_no_replica(cluster: Cluster) -> None:
+    master = cluster.master()
+    master.create()
+    offset = master.put(1)
+    cluster.replica(master).follows(master)
+    guarantees, node = Guarantees(master.server.database), master.server.database.node
+    assert guarantees.durable_replicas(offset, 1, 10_000, node.replication_id) == 1
+    assert guarantees.durable_replicas(offset, 1, 10_000, NOWHERE) == 0  # another one wrote what is there
+    assert guarantees.durable_replicas(offset + 1, 1, 0, node.replication_id) == 0
+
+
 def test_too_few_replicas_are_told_in_time_and_the_write_stays(cluster: Cluster) -> None:
     master = cluster.master()
     master.create()

@@ -68,7 +68,8 @@ class GuaranteeRoutes:
         if count == 0:
             return answer
         timeout_ms = self._timeout_ms(request.parameters["timeout_ms"])
-        reached = self._guarantees.durable_replicas(int(answer.document["offset"]), count, timeout_ms)
+        offset, mastership = int(answer.document["offset"]), answer.document["replication_id"]
+        reached = self._guarantees.durable_replicas(offset, count, timeout_ms, mastership)
         return replace(answer, document={**answer.document, "replicas_durable": reached})
 
     def before_read(self, request: Request) -> None:
