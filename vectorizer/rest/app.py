@@ -1,7 +1,7 @@
 """The application: the table of routes on Bottle's router, and errors as JSON.
 
 Bottle finds the route, and answers where there is none. Its request and response are not made for the others:
-they are thread-locals full of properties and cost 40 microseconds, as much as a query of a graph.
+they are thread-locals full of properties and cost 7 microseconds a request; finding the route takes 0.3.
 
 Rules: a request is answered by its route or by an error of the families in ``errors``, always as JSON. A
 write on a replica is refused before its path, query or body is looked at. What a route did not foresee is a
