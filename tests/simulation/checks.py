@@ -78,9 +78,9 @@ class Checks:
     by_node: dict[int, Machine] = field(default_factory=dict)  # id() of the living nodes
     _seen: dict[str, Seen] = field(default_factory=dict)
     _claims: dict[str, Claim] = field(default_factory=dict)
-    _promised: dict[str, int] = field(
+    _promised: dict[str, tuple[str, int]] = field(
         default_factory=dict
-    )  # newest offset acknowledged to clients in this life
+    )  # newest operation acknowledged to clients in this life
 
     def violated(self, text: str) -> None:
         """An invariant is broken."""
@@ -93,7 +93,7 @@ class Checks:
         node = machine.node
         assert node is not None
         self.by_node[id(node)] = machine
-        self._promised[machine.name] = 0
+        self._promised.pop(machine.name, None)
         self.counts["starts"] += 1
         claim = self._claims.pop(machine.name, None)
         key = key_of(node.history, node.offset)
@@ -114,7 +114,7 @@ class Checks:
         if node is None or machine.server is None:
             return
         offset = max(
-            node.durable_offset, self._promised.get(machine.name, 0), self._told_master(machine, node)
+            node.durable_offset, self._promised_offset(machine, node), self._told_master(machine, node)
         )
         key = key_of(node.history, min(offset, node.offset))
         self._claims[machine.name] = Claim(key, node.generation, machine.server.snapshots.installing)
@@ -142,6 +142,15 @@ class Checks:
                 told = max(told, row.acked_durable)
         return told
 
+    def _promised_offset(self, machine: Machine, node: Node) -> int:
+        """The newest acknowledged offset of this life; 0 if it was overruled since, and this data goes
+        another way.
+        """
+        promised = self._promised.get(machine.name)
+        if promised is None or promised[1] > node.offset or key_of(node.history, promised[1]) != promised:
+            return 0
+        return promised[1]
+
     def wrote(self, machine: Machine, replication_id: str, offset: int) -> None:
         """A client was told that its write is done."""
         self.counts["acknowledged"] += 1
@@ -151,7 +160,8 @@ class Checks:
             and machine.node is not None
             and key_of(machine.node.history, offset) == (replication_id, offset)
         ):
-            self._promised[machine.name] = max(self._promised[machine.name], offset)
+            if offset > self._promised_offset(machine, machine.node):
+                self._promised[machine.name] = replication_id, offset
 
     def opened(self, node: Node, *, promotion: bool) -> None:
         """A node has opened a mastership."""
