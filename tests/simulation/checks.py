@@ -159,9 +159,9 @@ class Checks:
             self.durable
             and machine.node is not None
             and key_of(machine.node.history, offset) == (replication_id, offset)
+            and offset > self._promised_offset(machine, machine.node)
         ):
-            if offset > self._promised_offset(machine, machine.node):
-                self._promised[machine.name] = replication_id, offset
+            self._promised[machine.name] = replication_id, offset
 
     def opened(self, node: Node, *, promotion: bool) -> None:
         """A node has opened a mastership."""
