@@ -76,7 +76,8 @@ def nearest(vectors: np.ndarray, query: np.ndarray, limit: int) -> set[str]:
 def test_a_hundred_thousand_vectors_replicate_and_are_searched_in_bounded_memory(
     cluster: Cluster,
 ) -> None:
-    cluster.start(replicas=2, collections=(), replication={"replica_timeout_secs": 10})
+    at_rest = {"merge_idle_secs": 3600}  # a merge of what is at rest would begin a new graph
+    cluster.start(replicas=2, collections=(), replication={"replica_timeout_secs": 10}, index=at_rest)
     nodes = [cluster.master, *cluster.replicas]
     vectors, queries = clustered(ROWS, seed=2), clustered(20, seed=3)
     with peaks(nodes) as highest:
