@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,18 +14,36 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tests.simulation import planted
 from tests.simulation.planted import PLANTS, sow
+from tests.simulation.report import Report
 from tests.simulation.simulation import Outcome, run_seed
 
 KEPT_SEEDS = Path(__file__).with_name("seeds.txt")
 TRACE_LINES = 60
 SEEDS_OF_A_WORKER = 10
-"""Then a fresh process: what a cluster leaves behind slows the next ones down."""
+"""Then a fresh process: what a cluster leaves behind slows the next ones down, and memory stays bounded."""
+SEEDS_OF_A_LINE = 20
 FOUND = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: no violation. 1: there was one, with the seed and the end of its story."""
+    options = _parser().parse_args(arguments)
+    if options.seed is not None:
+        seeds = [options.seed]
+    elif options.kept:
+        seeds = list(kept_seeds())
+    else:
+        seeds = list(range(options.first, options.first + options.seeds))
+    if options.plants:
+        return _find_planted(options)
+    if options.trace:
+        return _tell(seeds, options.plant)
+    return _run(seeds, options)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="simulate",
         description="Whole clusters in virtual time, each seed with other sizes, loads and faults. "
@@ -36,23 +53,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, metavar="S", help="the first of them (0)")
     parser.add_argument("--seed", type=int, metavar="S", help="only this one")
     parser.add_argument("--kept", action="store_true", help="the seeds that found something once (seeds.txt)")
+    parser.add_argument("--keep-going", action="store_true", help="go on after a seed that fails")
+    parser.add_argument("--minutes", type=float, metavar="M", help="end after so many, with what is done")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the summary there, too; goes on after a failure"
+    )
     parser.add_argument("--trace", action="store_true", help="tell everything that happens")
     parser.add_argument(
         "--plant", choices=sorted(PLANTS), metavar="NAME", help="plant a bug: " + ", ".join(PLANTS)
     )
     parser.add_argument(
+        "--plants", action="store_true", help="plant each bug in turn (or --plant NAME), and look for it"
+    )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="with --plants: keep seeds that find what the known ones do not (planted.txt)",
+    )
+    parser.add_argument(
         "--jobs", type=int, default=min(8, os.cpu_count() or 1), metavar="N", help="processes"
     )
-    options = parser.parse_args(arguments)
-    if options.seed is not None:
-        seeds = [options.seed]
-    elif options.kept:
-        seeds = list(kept_seeds())
-    else:
-        seeds = list(range(options.first, options.first + options.seeds))
-    if options.trace:
-        return _tell(seeds, options.plant)
-    return _run(seeds, options.plant, options.jobs)
+    return parser
 
 
 def kept_seeds() -> Iterator[int]:
@@ -82,30 +103,65 @@ def _summary(outcome: Outcome) -> str:
     )
 
 
-def _run(seeds: list[int], plant: str | None, jobs: int) -> int:
-    """Run on several processes; stops at the first violation."""
+def _run(seeds: list[int], options: argparse.Namespace) -> int:
+    """Run on several processes; stops at the first violation, unless told to go on."""
     console = Console()
-    totals: Counter[str] = Counter()
+    report = Report(seeds[0] if seeds else 0, options.plant)
+    goes_on = options.keep_going or options.json is not None
     started = time.monotonic()
+    end = None if options.minutes is None else started + 60 * options.minutes
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # Each worker is a process of its own that has never seen the real gevent.
     with (
-        multiprocessing.get_context("spawn").Pool(jobs, sow, (plant,), SEEDS_OF_A_WORKER) as pool,
+        multiprocessing.get_context("spawn").Pool(
+            options.jobs, sow, (options.plant,), SEEDS_OF_A_WORKER
+        ) as pool,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("seeds", total=len(seeds))
-        done = 0
         for outcome in pool.imap_unordered(run_seed, seeds):
             progress.advance(bar)
-            done += 1
-            totals += outcome.counts
+            report.add(outcome)
+            if not console.is_terminal and report.seeds % SEEDS_OF_A_LINE == 0:
+                print(_state(report, len(seeds), time.monotonic() - started), file=sys.stderr, flush=True)
             if outcome.violations:
-                pool.terminate()
-                progress.stop()
-                _show_failure(outcome, plant)
-                return FOUND
-    console.print(_table(totals, done, time.monotonic() - started))
-    return 0
+                progress.update(bar, description=f"seeds, {len(report.failures)} failed")
+                _show_failure(outcome, options.plant)
+                if not goes_on:
+                    break
+            if end is not None and time.monotonic() >= end:
+                break
+        pool.terminate()
+    seconds = time.monotonic() - started
+    if options.json is not None:
+        report.write(options.json, seconds)
+    if goes_on or not report.failures:
+        console.print(report.tables(seconds))
+    return FOUND if report.failures else 0
+
+
+def _state(report: Report, seeds: int, seconds: float) -> str:
+    """A line for a log, where no bar can move."""
+    return f"{report.seeds} of {seeds} seeds, {len(report.failures)} failed, {seconds:.0f} s"
+
+
+def _find_planted(options: argparse.Namespace) -> int:
+    """0 if each planted bug was found within its number of seeds."""
+    names = [options.plant] if options.plant else sorted(PLANTS)
+    table = Table()
+    for column in ("planted", "seed", "seeds tried", "found"):
+        table.add_column(column)
+    findings = []
+    for finding in planted.find_all(names, options.jobs):
+        findings.append(finding)
+        if options.record:
+            planted.record(finding)
+        seed = "NOT FOUND" if finding.seed is None else str(finding.seed)
+        table.add_row(finding.name, seed, str(finding.tried), finding.violation[:100])
+    Console(width=160).print(table)
+    missing = sorted(finding.name for finding in findings if finding.seed is None)
+    print(f"{len(findings) - len(missing)} of {len(findings)} planted bugs found; not found: {missing}")
+    return FOUND if missing else 0
 
 
 def _show_failure(outcome: Outcome, plant: str | None) -> None:
@@ -115,15 +171,6 @@ def _show_failure(outcome: Outcome, plant: str | None) -> None:
         print(f"VIOLATED: {violation}")
     again = f"scripts/simulate --seed {outcome.seed} --trace" + ("" if plant is None else f" --plant {plant}")
     print(f"seed {outcome.seed} failed. Again, with all it has to tell: {again}")
-
-
-def _table(totals: Counter[str], seeds: int, seconds: float) -> Table:
-    table = Table(title=f"{seeds} seeds, no violation, {seconds:.0f} s", title_justify="left")
-    table.add_column("what happened")
-    table.add_column("times", justify="right")
-    for name, count in sorted(totals.items()):
-        table.add_row(name, f"{count:,}")
-    return table
 
 
 if __name__ == "__main__":

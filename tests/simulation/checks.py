@@ -10,6 +10,8 @@
   is saved aside.
 - A partial sync is given exactly where it is safe and possible.
 - A promotion loses exactly what the promoted node had not got.
+
+What was promised beyond that is in `promises.py`, switchovers in `handovers.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.machine import Machine
+from tests.simulation.handovers import Handovers
+from tests.simulation.machine import Machine, machine_of_current_process
+from tests.simulation.promises import Promises
 from tests.simulation.truth import ROOT, Key, Truth, difference, key_of
 
 if TYPE_CHECKING:
@@ -69,6 +73,7 @@ class Checks:
     durable: bool  # fsync: always
     truth: Truth = field(default_factory=Truth)
     violations: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)  # of the violations: lost, doubled, not started, other
     acknowledged: list[Acknowledged] = field(default_factory=list)
     openings: dict[str, History] = field(default_factory=dict)  # by replication id: the history it began with
     promoted: set[str] = field(default_factory=set)  # replication ids that promotions opened
@@ -76,15 +81,23 @@ class Checks:
     ever_forced: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     by_node: dict[int, Machine] = field(default_factory=dict)  # id() of the living nodes
+    stall_secs: float = 0.0  # the longest that an acknowledged write took
+    promises: Promises = field(init=False)
+    handovers: Handovers = field(init=False)
     _seen: dict[str, Seen] = field(default_factory=dict)
     _claims: dict[str, Claim] = field(default_factory=dict)
     _promised: dict[str, tuple[str, int]] = field(
         default_factory=dict
     )  # newest operation acknowledged to clients in this life
 
-    def violated(self, text: str) -> None:
+    def __post_init__(self) -> None:
+        self.promises = Promises(self)
+        self.handovers = Handovers(self)
+
+    def violated(self, text: str, kind: str = "other") -> None:
         """An invariant is broken."""
         self.violations.append(text)
+        self.kinds.append(kind)
 
     # -- what the machines tell --------------------------------------------------------------------
 
@@ -94,6 +107,7 @@ class Checks:
         assert node is not None
         self.by_node[id(node)] = machine
         self._promised.pop(machine.name, None)
+        self.promises.got[machine.name] = {}
         self.counts["starts"] += 1
         claim = self._claims.pop(machine.name, None)
         key = key_of(node.history, node.offset)
@@ -103,7 +117,8 @@ class Checks:
         replaced = claim is not None and claim.replaceable and node.generation > claim.generation
         if claim is not None and not replaced and not self.truth.holds(key, claim.key):
             self.violated(
-                f"{machine.name} had promised to hold {claim.key}, after its restart it stands at {key}"
+                f"{machine.name} had promised to hold {claim.key}, after its restart it stands at {key}",
+                "lost",
             )
         self._look_closely(machine, node, "after its start")
         self._remember(machine, node)
@@ -117,6 +132,7 @@ class Checks:
             node.durable_offset, self._promised_offset(machine, node), self._told_master(machine, node)
         )
         key = key_of(node.history, min(offset, node.offset))
+        self.promises.ended(machine, key)
         self._claims[machine.name] = Claim(key, node.generation, machine.server.snapshots.installing)
         self.by_node.pop(id(node), None)
         self._seen.pop(machine.name, None)
@@ -124,6 +140,8 @@ class Checks:
     def disk_lost(self, machine: Machine) -> None:
         """Its disk is a new one: what it alone had is gone."""
         self._claims.pop(machine.name, None)
+        self.promises.disk_lost(machine)
+        self.handovers.disk_lost(machine)
         self.acknowledged = [write for write in self.acknowledged if write.machine != machine.name]
 
     def _told_master(self, machine: Machine, node: Node) -> int:
@@ -171,30 +189,51 @@ class Checks:
         if promotion:
             self.counts["promotions"] += 1
             self.promoted.add(node.replication_id)
+            machine = machine_of_current_process()
+            self.handovers.opened(machine, node)
+            self.promises.opened(machine, node)
 
     def applied(self, node: Node, entry: Entry) -> None:
         """A node has applied an operation, its own or its master's."""
         assert node.last_checksum is not None
         wrong = self.truth.saw(node.history, entry.offset, node.last_checksum, entry.operation)
+        machine = self.by_node.get(id(node))
         if wrong is not None:
-            machine = self.by_node.get(id(node))
-            self.violated(f"{'?' if machine is None else machine.name}: {wrong}")
+            self.violated(f"{'?' if machine is None else machine.name}: {wrong}", "doubled")
+        if machine is not None:
+            self.promises.got[machine.name][key_of(node.history, entry.offset)] = machine.kernel.now
         self._sent_too_soon(node, entry.offset)
         if node.offset != entry.offset:
-            self.violated(f"offset {node.offset} after operation {entry.offset}")
+            self.violated(f"offset {node.offset} after operation {entry.offset}", "doubled")
         self.counts[f"applied {entry.operation.kind}"] += 1
 
     def _sent_too_soon(self, node: Node, offset: int) -> None:
         """Whether a replica got what its master could still lose."""
-        replication_id = key_of(node.history, offset)[0]
+        key = key_of(node.history, offset)
         for machine in self.machines if self.durable else ():
             writer = machine.node
-            if writer is None or writer is node or writer.replication_id != replication_id:
+            if writer is None or writer is node or writer.replication_id != key[0]:
                 continue
             if writer.role == "master" and writer.durable_offset < offset:
                 self.violated(
                     f"{machine.name} sent operation {offset}, durable is only {writer.durable_offset}"
                 )
+        feeder = self._followed(node)
+        if feeder is None or feeder.node is None or feeder.node.role != "replica":
+            return
+        durable = feeder.node.durable_offset
+        if key_of(feeder.node.history, offset) != key or durable >= offset:
+            return
+        if not self.promises.ever_held(feeder, key):  # what it passed on earlier may have been slow
+            self.violated(f"{feeder.name} passed on operation {offset}, durable is only {durable}")
+
+    def _followed(self, node: Node) -> Machine | None:
+        """The machine that this node streams from."""
+        machine = self.by_node.get(id(node))
+        link = None if machine is None or machine.server is None else machine.server.roles.replica
+        if link is None:
+            return None
+        return next((item for item in self.machines if item.address == link.master_address), None)
 
     # -- after each event --------------------------------------------------------------------------
 
@@ -227,7 +266,8 @@ class Checks:
         else:
             if node.offset < seen.offset:
                 self.violated(
-                    f"{machine.name} went back from {seen.offset} to {node.offset} in one generation"
+                    f"{machine.name} went back from {seen.offset} to {node.offset} in one generation",
+                    "lost",
                 )
             if key_of(node.history, seen.offset) != key_of(seen.history, seen.offset):
                 self.violated(f"{machine.name} changed the history of what it holds, at {seen.offset}")
@@ -239,6 +279,9 @@ class Checks:
         """Data was swapped for other data."""
         self.counts["data replaced"] += 1
         old, new = key_of(seen.history, seen.offset), key_of(node.history, node.offset)
+        self.promises.got[machine.name] = {}
+        self.promises.ended(machine, old)
+        self.promises.gave_up(machine, new)
         if old == ROOT or machine.name in self.forced:
             self.forced.discard(machine.name)
             return
@@ -311,6 +354,7 @@ class Checks:
         )
         if replica is None or replica.node is None or master.node is None:
             return
+        self._shared_a_secret(master, replica)
         node, upstream = replica.node, master.node
         place = f"({node.history.replication_id or 'no history'}, epoch {node.epoch}, offset {node.offset})"
         if place not in facts["replica_place"]:
@@ -326,6 +370,24 @@ class Checks:
             self.violated(f"{text}, although its window {facts['window']} reaches back to it")
         if facts["sync"] == "partial" and not served:
             self.violated(f"{text}, although its window is {facts['window']}")
+
+    def _shared_a_secret(self, master: Machine, replica: Machine) -> None:
+        """Both sides of a link came with one secret, which their files have or had."""
+        assert master.server is not None and replica.server is not None and replica.node is not None
+        client, door = replica.server.roles.replica, master.server.roles.master
+        if client is None or door is None or client.master_address != master.address:
+            return
+        mine = client.link._exchange.credentials.secret
+        theirs = [
+            line.session.credentials.secret
+            for line in door.lines
+            if line.session.hello is not None and line.session.hello.node_id == replica.node.node_id
+        ]
+        if mine not in theirs:
+            self.violated(f"{master.name} let {replica.name} in, and their secrets differ")
+        for machine, secret in ((replica, mine), (master, theirs[-1] if theirs else b"")):
+            if secret not in machine.secrets:
+                self.violated(f"{machine.name} has a link with the secret {secret!r}, which it never had")
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -351,7 +413,8 @@ class Checks:
                 histories = [side.to_document() for side in sides]
                 self.violated(
                     f"the write {write.key}, acknowledged by {write.machine} at {write.at:.3f}, is lost: the "
-                    f"histories part at {fork}, where nobody was promoted; final is {final}, {histories}"
+                    f"histories part at {fork}, where nobody was promoted; final is {final}, {histories}",
+                    "lost",
                 )
                 return
 

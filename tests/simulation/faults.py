@@ -1,7 +1,6 @@
-"""What happens to the cluster: faults and the operator's acts, chosen by the seed.
+"""What happens to the cluster: faults of machines, disks and network, and what an operator orders meanwhile.
 
-Each seed turns kinds on and off and gives the rest other weights (swarm testing): a cluster that
-meets only cuts and promotions gets further into their corners than one that meets everything.
+Which kinds, and how often each, is the seed's (`swarm.py`).
 """
 
 from __future__ import annotations
@@ -9,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tests.simulation.orders import Orders
+from tests.simulation.stranger import Stranger
+from tests.simulation.swarm import FAULTS
+
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
     from tests.simulation.world import World
 
 PAUSE_SECS = 0.4
-FOLLOW_SPREAD_SECS = 1.5
 
 
 class Faults:
@@ -23,6 +25,9 @@ class Faults:
     def __init__(self, world: World) -> None:
         self.world = world
         self.random = world.random
+        self.orders = Orders(world)
+        self.stranger = Stranger(world)
+        self.weights = world.swarm.faults
         self.kinds: dict[str, Callable[[], None]] = {
             "crash master": lambda: self.crash(world.master),
             "crash replica": lambda: self.crash(self.replica()),
@@ -35,26 +40,11 @@ class Faults:
             "freeze": self.freeze,
             "disk full": self.disk_full,
             "disk error": self.disk_error,
-            "promote": self.promote,
-            "promote twice": self.promote_twice,
-            "follow": self.follow_at_random,
-            "follow by force": self.follow_by_force,
             "empty disk": self.empty_disk,
-            "change sizes": self.change_sizes,
+            "stranger": lambda: self.stranger.try_to_enter(self.anyone()),
+            **self.orders.kinds,
         }
-        rare = {
-            "follow by force": 0.15,
-            "empty disk": 0.3,
-            "follow": 0.3,
-            "disk error": 0.5,
-            "promote twice": 0.5,
-            "change sizes": 0.3,
-        }
-        self.weights = {
-            kind: self.random.choice((0.0, 1.0, 1.0, 3.0)) * rare.get(kind, 1.0) for kind in self.kinds
-        }
-        if not any(self.weights.values()):
-            self.weights["cut"] = 1.0
+        assert self.kinds.keys() == FAULTS.keys(), self.kinds.keys() ^ FAULTS.keys()
 
     def inject(self) -> None:
         """One fault of now."""
@@ -69,11 +59,11 @@ class Faults:
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
         """Do it after about that long."""
-        self.world.kernel.at(self.random.uniform(0.2, 1.8) * seconds, act)
+        self.orders.later(seconds, act)
 
     def replica(self) -> Machine:
         """Any machine but the master."""
-        return self.random.choice([item for item in self.world.machines if item is not self.world.master])
+        return self.orders.replica()
 
     def anyone(self) -> Machine:
         """Any machine."""
@@ -140,11 +130,6 @@ class Faults:
         self.world.checks.disk_lost(machine)
         self.later(0.5, machine.start)
 
-    def change_sizes(self) -> None:
-        """The operator changes a limit live."""
-        value = self.random.choice((5, 40, 10_000))
-        self._configure(self.anyone(), {"log_size": value})
-
     # -- network -----------------------------------------------------------------------------------
 
     def cut(self) -> None:
@@ -174,44 +159,3 @@ class Faults:
         path = (one.host, other.host)
         network.slow[path] = self.random.choice((2_000, 20_000, 200_000))
         self.later(4.0, lambda: network.slow.pop(path, None))
-
-    # -- the operator ------------------------------------------------------------------------------
-
-    def promote(self) -> None:
-        """A replica becomes the master; the others, the old master too, are told to follow it, in
-        some order.
-        """
-        machine = self.replica()
-        self.world.master = machine
-        self._configure(machine, {"role": "master", "bind_address": machine.address})
-        for other in self.world.machines:
-            if other is not machine and self.random.random() < 0.9:
-                self.later(FOLLOW_SPREAD_SECS, lambda other=other: self.follow(other, machine))
-
-    def promote_twice(self) -> None:
-        """A second promotion before the first one is over."""
-        self.promote()
-        self.later(0.3, self.promote)
-
-    def follow(self, machine: Machine, master: Machine, *, force: bool = False) -> None:
-        """``follow`` as the operator says it."""
-        document: dict[str, object] = {"role": "replica", "master_address": master.address}
-        if force:
-            document["force"] = True
-            self.world.checks.ever_forced = True
-            self.world.checks.forced.add(machine.name)
-        self._configure(machine, document)
-
-    def follow_at_random(self) -> None:
-        """Somebody is told to follow somebody."""
-        machine, master = self.random.sample(self.world.machines, 2)
-        if machine is not self.world.master:
-            self.follow(machine, master)
-
-    def follow_by_force(self) -> None:
-        """A replica is told to take whatever the master has."""
-        machine = self.replica()
-        self.follow(machine, self.world.master, force=True)
-
-    def _configure(self, machine: Machine, document: dict[str, object]) -> None:
-        self.world.configure(machine, document)

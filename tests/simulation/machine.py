@@ -70,9 +70,22 @@ class PacedDisk(SimulatedDisk):
             task.process.hold_loop(seconds)
 
 
+def machine_of_current_process() -> Machine:
+    """On which the task that runs is."""
+    return MACHINES[virtual_gevent.here().process]
+
+
 def disk_of_current_process() -> PacedDisk:
     """In the place of ``RealDisk``."""
-    return MACHINES[virtual_gevent.here().process].disk
+    return machine_of_current_process().disk
+
+
+def look_at_file(file: Any) -> None:
+    """In the place of ``WatchedFile._read``: the files of the machine."""
+    files = machine_of_current_process().files
+    if file.path not in files:
+        raise FileNotFoundError(file.path)
+    file.content, file.problem = files[file.path], ""
 
 
 @dataclass(slots=True)
@@ -110,6 +123,10 @@ class Machine:
         self.started = False
         self.starts = 0
         self.skew_ms = kernel.random.randint(-5000, 5000)
+        self.files: dict[str, bytes] = {}  # outside its data: what an operator writes
+        self.secrets: set[bytes] = set()  # all that its processes may come with
+        self.forgets_secret = False  # the next start's settings do not name the file
+        self.taking_over = ""  # the switchover by which it becomes the master
 
     @property
     def address(self) -> str:
@@ -119,6 +136,26 @@ class Machine:
     def new_disk(self) -> None:
         """Its disk is replaced by an empty one; while no process runs."""
         self.disk = PacedDisk(self.kernel)
+
+    @property
+    def secret_path(self) -> str:
+        """Where its secret is kept."""
+        return f"/etc/{self.name}/secret"
+
+    def give_secret(self, content: bytes) -> None:
+        """An operator writes its file."""
+        self.files[self.secret_path] = content
+        self.secrets.add(content)
+
+    @property
+    def secret_unusable(self) -> bool:
+        """Whether an operator has spoilt its file: then a start is refused, until the file is mended."""
+        return self.files.get(self.secret_path) not in self.secrets
+
+    @property
+    def lets_anybody_in(self) -> bool:
+        """Whether its process, or a later one before anybody looks, asks for no secret."""
+        return b"" in self.secrets
 
     @property
     def running(self) -> bool:
@@ -159,7 +196,9 @@ class Machine:
             self._give_up(f"cannot start: {error}", expected=self.disk.full or self.disk.broken)
             return
         except VectorizerError as error:
-            self._give_up(f"cannot start: {error}", expected=getattr(error, "status_code", 0) == 507)
+            full = getattr(error, "status_code", 0) == 507
+            unusable = getattr(error, "key", "") == "security.replication_secret_file"
+            self._give_up(f"cannot start: {error}", expected=full or (unusable and self.secret_unusable))
             return
         self.started = True
         server.database.failed._event.wait()
@@ -189,7 +228,14 @@ class Machine:
             return
 
         def end() -> None:
-            server.stop()
+            from vectorizer.node import NodeFailure
+
+            try:
+                server.stop()
+            except (OSError, NodeFailure) as error:  # as ``serve`` does; recovery decides about the rest
+                self.watch.note(self.name, f"could not stop in order: {error}")
+                if not self.disk.broken and not self.disk.full:
+                    self.watch.trouble(self, f"could not stop in order: {error!r}")
             self.kernel.at(0.0, lambda: self._ended(process))
 
         self.watch.note(self.name, "is asked to stop")

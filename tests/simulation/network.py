@@ -13,6 +13,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from tests.simulation import virtual_gevent
 from tests.simulation.kernel import Kernel, Process
@@ -166,6 +167,7 @@ class Socket:
             pipe.readable.clear()
             pipe.readable.wait()
         data = bytes(pipe.arrived[:count])
+        self.network.heard[self.peer[0], self.host] = self.network.kernel.now
         del pipe.arrived[:count]
         pipe.writable.set()
         return data
@@ -242,6 +244,10 @@ class Network:
         self.slow: dict[tuple[str, str], float] = {}
         self.connections: list[tuple[Socket, Socket]] = []
         self.silent: list[tuple[str, Socket]] = []
+        self.heard: dict[tuple[str, str], float] = {}  # from a host, at a host: when bytes were read last
+        self.seen_proofs: dict[
+            str, tuple[Any, Any]
+        ] = {}  # at a host: a greeting and its proof, as on the wire
         self._port = 40_000
         NETWORKS.clear()
         NETWORKS[kernel] = self

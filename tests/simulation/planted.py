@@ -1,18 +1,27 @@
 """Bugs planted on purpose, to see that the simulation finds them.
 
 Each is a mistake that somebody could make, of another kind than the others, put into the loaded
-code of this process. ``seeds`` says within how many seeds (0, 1, 2 ...) it must be found; the same
-seeds are green without it.
+code of a process. ``seeds`` says within how many seeds it must be found, of those that have enough of the
+kinds of faults that it ``needs``; the same seeds are green without it. `planted.txt` keeps the seed that
+found it last, which is tried first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 from tests.simulation import runtime
+from tests.simulation.simulation import run_seed
+from tests.simulation.swarm import FAULTS, swarm_of
 
+KNOWN_SEEDS = Path(__file__).with_name("planted.txt")
+SHARE = 0.3
+"""So much of what happens must be of the kinds that a bug needs."""
 PLANTS: dict[str, Plant] = {}
 
 
@@ -24,16 +33,47 @@ class Plant:
     sentence: str
     seeds: int
     sow: Callable[[], None]
+    needs: tuple[str, ...] = ()
+    """Kinds of faults; "secret" = that the nodes share one."""
+
+    def chosen(self) -> Iterator[int]:
+        """The first ``seeds`` seeds in which it can show itself often enough."""
+        kinds = [kind for kind in self.needs if kind in FAULTS]
+        fit = (
+            seed
+            for seed in count()
+            if swarm_of(seed).share(kinds or list(FAULTS)) >= SHARE
+            and (swarm_of(seed).secret or "secret" not in self.needs)
+        )
+        return islice(fit, self.seeds)
 
 
-def plant(sentence: str, seeds: int = 8) -> Callable[[Callable[[], None]], Callable[[], None]]:
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Which seed found a bug, after how many; None = none did."""
+
+    name: str
+    seed: int | None
+    tried: int
+    violation: str
+
+
+def plant(
+    sentence: str, seeds: int = 10, needs: tuple[str, ...] = ()
+) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Register a function that plants a bug."""
 
     def register(sow: Callable[[], None]) -> Callable[[], None]:
-        PLANTS[sow.__name__] = Plant(sow.__name__, sentence, seeds, sow)
+        PLANTS[sow.__name__] = Plant(sow.__name__, sentence, seeds, sow, needs)
         return sow
 
     return register
+
+
+def around(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Replace ``owner.name`` by ``wrapper(original, ...)``."""
+    original = getattr(owner, name)
+    setattr(owner, name, lambda *args, **kwargs: wrapper(original, *args, **kwargs))
 
 
 def sow(name: str | None) -> None:
@@ -43,203 +83,45 @@ def sow(name: str | None) -> None:
         PLANTS[name].sow()
 
 
-def _around(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    """Replace ``owner.name`` by ``wrapper(original, ...)``."""
-    original = getattr(owner, name)
-    setattr(owner, name, lambda *args, **kwargs: wrapper(original, *args, **kwargs))
+def known_seeds() -> dict[str, int]:
+    """By name: the seed that found it when they were recorded."""
+    lines = KNOWN_SEEDS.read_text(encoding="utf-8").splitlines() if KNOWN_SEEDS.exists() else []
+    pairs = (line.partition("#")[0].split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if pair}
 
 
-@plant("the sync decision takes a replica in that misses one operation more than the window holds", 80)
-def window_off_by_one() -> None:
-    from vectorizer.replication import handshake
-
-    _around(
-        handshake,
-        "decide",
-        lambda decide, master, replica, first, **more: decide(master, replica, first - 1, **more),
-    )
-
-
-@plant("the sync decision does not look at the window")
-def window_not_checked() -> None:
-    from vectorizer.replication import handshake
-
-    _around(
-        handshake, "decide", lambda decide, master, replica, first, **more: decide(master, replica, 1, **more)
-    )
+def record(finding: Finding) -> None:
+    """Write down which seed found a bug."""
+    known = known_seeds()
+    if finding.seed is not None:
+        known[finding.name] = finding.seed
+    lines = [f"{name} {seed}" for name, seed in sorted(known.items()) if name in PLANTS]
+    text = "# A seed that finds each planted bug; written by scripts/simulate --plants --record.\n"
+    KNOWN_SEEDS.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
 
 
-@plant("the journal calls durable what was written but not synced")
-def acknowledged_before_fsync() -> None:
-    from vectorizer.storage.journal import Journal
+def find_all(names: list[str], jobs: int) -> Iterator[Finding]:
+    """Look for each bug: under the seed that is known to find it, then under those that it chooses.
 
-    def sync(original: Any, journal: Any) -> None:
-        dirty, journal._dirty = journal._dirty, []
-        original(journal)
-        journal._dirty = dirty
-
-    _around(Journal, "sync", sync)
-
-
-@plant("a master sends what is applied, durable or not")
-def sent_before_durable() -> None:
-    from vectorizer.node import Node
-
-    Node.sendable_offset = property(lambda node: node.offset)  # type: ignore[assignment,method-assign]
+    Each in a process of its own, forked from this one, which loads the code once.
+    """
+    runtime.load()
+    known = known_seeds()
+    tasks = [(name, known.get(name)) for name in names]
+    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
+        yield from pool.imap_unordered(_find, tasks, chunksize=1)
 
 
-@plant("a checkpoint forgets which growing rows are deleted")
-def forgotten_deletion() -> None:
-    from vectorizer.storage import checkpoint, recovery
-    from vectorizer.storage.growing import GrowingChunk
-
-    def restore(original: Any, chunk: Any, record: Any) -> None:
-        if not isinstance(chunk, GrowingChunk):
-            original(chunk, record)
-
-    _around(checkpoint, "restore_deletions", restore)
-    recovery.restore_deletions = checkpoint.restore_deletions
-
-
-@plant("a merged segment comes without the deletions that happened while it was made")
-def merge_loses_deletions() -> None:
-    from vectorizer.storage.chunk import LIVE
-    from vectorizer.storage.collection import Collection
-
-    def install(original: Any, collection: Any, merge: Any, segment: Any, kept: Any) -> Any:
-        sources = original(collection, merge, segment, kept)
-        if segment is not None:
-            segment.deleted_at[:] = LIVE
-        return sources
-
-    _around(Collection, "install_merged", install)
+def _find(task: tuple[str, int | None]) -> Finding:
+    name, first = task
+    plant = PLANTS[name]
+    plant.sow()
+    seeds = [*([] if first is None else [first]), *plant.chosen()]
+    for tried, seed in enumerate(seeds, start=1):
+        outcome = run_seed(seed)
+        if outcome.violations:
+            return Finding(name, seed, tried, outcome.violations[0])
+    return Finding(name, None, len(seeds), "")
 
 
-@plant("a snapshot leaves out the rows that are still growing")
-def snapshot_without_growing_rows() -> None:
-    from dataclasses import replace
-
-    from vectorizer.storage.snapshot import Snapshot
-
-    def make(original: Any, snapshot: Any, directory: Any, generation: int, manifest: Any) -> None:
-        collections = tuple(
-            replace(record, segments=tuple(item for item in record.segments if item.sealed))
-            for record in manifest.collections
-        )
-        original(snapshot, directory, generation, replace(manifest, collections=collections))
-
-    _around(Snapshot, "__init__", make)
-
-
-@plant("a change of the history is not written to the journal")
-def history_not_journaled() -> None:
-    from vectorizer.node import Node
-
-    def set_history(original: Any, node: Any, history: Any) -> None:
-        node.history = history
-
-    _around(Node, "_set_history", set_history)
-
-
-@plant("a batch that reaches into the next journal file loses what is there")
-def lost_end_of_batch() -> None:
-    from vectorizer.storage.journal import Journal
-
-    def write(original: Any, journal: Any, batch: Any, sync: bool) -> None:
-        parts, first = batch.parts, batch.parts[0]
-        batch.parts = [first]
-        original(journal, batch, sync)
-        batch.parts = parts
-        with journal._lock:
-            end = parts[-1].file.position + parts[-1].end, parts[-1].last_offset
-            journal._written = journal._synced = end
-
-    _around(Journal, "_write", write)
-
-
-@plant("recovery does not look at the checksums of the journal's records", 30)
-def checksum_ignored() -> None:
-    from vectorizer.storage import journal_scan
-
-    class Anything:
-        def __ne__(self, other: object) -> bool:
-            return False
-
-    journal_scan.crc32 = lambda data: Anything()  # type: ignore[assignment]
-
-
-@plant("after a reconnect the master begins one operation too early, and the replica takes what comes")
-def applied_twice() -> None:
-    from dataclasses import replace
-
-    from vectorizer import codec, frame
-    from vectorizer.node import Node
-    from vectorizer.operations import decode_entry
-    from vectorizer.replication.link import ReplicaLink
-    from vectorizer.replication.session import MasterSession
-
-    def master_streams(original: Any, session: Any, offset: int, durable: int, now_ms: int) -> None:
-        original(session, max(0, offset - 1), min(durable, max(0, offset - 1)), now_ms)
-
-    def replica_streams(original: Any, link: Any, *about: Any) -> None:
-        original(link, *about)
-        link._next_offset = max(1, link._next_offset - 1)
-
-    def apply_frame(original: Any, node: Any, encoded: bytes, now: float) -> Any:
-        entry = decode_entry(codec.decode(frame.body_of(encoded)))
-        if entry.offset != node.offset or not node._has_room(len(encoded)):
-            return original(node, encoded, now)
-        node._apply(replace(entry, offset=node.offset + 1), encoded, now)
-        return node.offset
-
-    _around(MasterSession, "_stream", master_streams)
-    _around(ReplicaLink, "_stream", replica_streams)
-    _around(Node, "apply_frame", apply_frame)
-
-
-@plant("an old master's epoch is as good as a newer one", 60)
-def stale_epoch_accepted() -> None:
-    from vectorizer.replication import handshake, sync
-
-    _around(sync, "_guarded", lambda original, reason, fork, force: original(reason, fork, True))
-    handshake.check_welcome = lambda *about, **more: None
-
-
-@plant("a promotion does not raise the epoch")
-def epoch_not_raised() -> None:
-    from vectorizer.node import Node
-
-    _around(Node, "open_mastership", lambda original, node, *, raise_epoch: original(node, raise_epoch=False))
-
-
-@plant("a node that goes back to a fork keeps one operation too many", 20)
-def went_back_too_little() -> None:
-    from vectorizer import snapshots
-
-    def rewind(original: Any, directory: Any, *about: Any) -> Any:
-        generation, journal, history, current, fork_offset, options = about
-        return original(directory, generation, journal, history, current, fork_offset + 1, options)
-
-    _around(snapshots, "rewind", rewind)
-
-
-@plant("the rename that makes a new state count is not synced", 20)
-def current_not_synced() -> None:
-    from vectorizer.storage.data_directory import DataDirectory
-
-    def set_current(original: Any, directory: Any, generation: int, name: str) -> None:
-        disk = directory.disk
-        sync_directory, disk.sync_directory = disk.sync_directory, lambda path: None
-        try:
-            original(directory, generation, name)
-        finally:
-            disk.sync_directory = sync_directory
-
-    _around(DataDirectory, "set_current", set_current)
-
-
-@plant("what has diverged is given up without saving it")
-def diverged_not_saved() -> None:
-    from vectorizer.replication.replica import ReplicaClient
-
-    _around(ReplicaClient, "_save_diverged", lambda original, client, fork_offset: None)
+from tests.simulation import bugs_in_replication, bugs_in_storage  # noqa: E402, F401  they register here

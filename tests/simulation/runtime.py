@@ -57,6 +57,12 @@ class _Random(types.ModuleType):
         return virtual_gevent.kernel().random.random()
 
 
+class _Uuid(types.ModuleType):
+    @staticmethod
+    def uuid4() -> types.SimpleNamespace:
+        return types.SimpleNamespace(hex=virtual_gevent.kernel().new_id())
+
+
 class _Deaf:
     """In the place of what listens to the log for the status."""
 
@@ -91,12 +97,14 @@ def load() -> types.ModuleType:
         module = types.ModuleType(f"vectorizer.rest.{name}")
         module.__dict__.update(contents)
         sys.modules[module.__name__] = module
+    import vectorizer.guarantees
     import vectorizer.server as server
 
     stand_ins: dict[str, types.ModuleType] = {
         "time": _Time("time"),
         "secrets": _Secrets("secrets"),
         "random": _Random("random"),
+        "uuid": _Uuid("uuid"),
     }
     for name, module in list(sys.modules.items()):
         if name.startswith("vectorizer."):
@@ -108,13 +116,16 @@ def load() -> types.ModuleType:
 
 
 def _replace(server: Any) -> None:
-    from tests.simulation.machine import disk_of_current_process
+    from tests.simulation.machine import disk_of_current_process, look_at_file
+    from vectorizer import security, watched_file
     from vectorizer.replication import master
     from vectorizer.storage import disk
 
     server.MeasuredDisk = lambda syncs: disk_of_current_process()
     disk.RealDisk.__init__ = _no_real_disk  # type: ignore[method-assign,assignment]
     server.LoopDelay = _QuietDelay
+    watched_file.WatchedFile._read = look_at_file  # type: ignore[method-assign,assignment]
+    security.warn_if_readable_by_others = lambda path: None
     # Killed processes never take their listeners back, and `World` listens itself.
     server.logs.listen = lambda listener: _Deaf()
     server.new_id = lambda: virtual_gevent.kernel().new_id()

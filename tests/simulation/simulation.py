@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.faults import Faults
 from tests.simulation.truth import key_of
-from tests.simulation.world import World, watch_nodes
+from tests.simulation.world import World, watch_masters, watch_nodes
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
@@ -19,6 +19,8 @@ FAULT_SECS = 8.0
 START_SECS = 2.0
 THINK_SECS = 0.08
 CONVERGE_SECS = 90.0
+HANDOVER_SECS = 15.0
+PROBE_SECS = 40.0
 EVENTS_MAX = 400_000
 
 
@@ -33,6 +35,10 @@ class Outcome:
     events: int
     virtual_secs: float
     counts: Counter[str] = field(default_factory=Counter)
+    kinds: list[str] = field(default_factory=list)
+    """Of the violations: lost, doubled, not started, other."""
+    stall_ms: float = 0.0
+    """The longest that an acknowledged write took, of virtual time."""
 
 
 class Simulation:
@@ -41,6 +47,7 @@ class Simulation:
     def __init__(self, world: World) -> None:
         self.world = world
         self.faults = Faults(world)
+        self.orders = self.faults.orders
         self.loading = False
 
     def run(self) -> None:
@@ -63,7 +70,7 @@ class Simulation:
         world = self.world
         if not self.loading:
             return
-        machine = world.master if world.random.random() < 0.85 else world.random.choice(world.machines)
+        machine = world.master if world.random.random() < 0.8 else world.random.choice(world.machines)
         world.clients[number].step(machine)
         world.kernel.at(world.random.expovariate(1.0 / THINK_SECS), lambda: self._client(number))
 
@@ -72,6 +79,7 @@ class Simulation:
         while world.kernel.now < end and not world.violations:
             self.faults.inject()
             world.run(self.faults.pause())
+            world.checks.handovers.look()
             if world.kernel.events > EVENTS_MAX:
                 world.checks.violated(
                     f"{world.kernel.events} events after {world.kernel.now:.1f} s: something spins"
@@ -81,6 +89,7 @@ class Simulation:
         """The faults end; within bounded time all nodes hold the same."""
         world = self.world
         world.note("!", "peace")
+        self.orders.over = True
         self._make_peace()
         world.run(2.0)
         self._make_peace()
@@ -89,6 +98,10 @@ class Simulation:
             return
         world.run(self.world.random.choice((0.0, 2.0)))
         self.loading = False
+        self._end_handovers()
+        if not world.run(30.0, lambda: all(machine.started for machine in world.machines)):
+            self._stuck("not all machines start")
+            return
         world.master = max(world.machines, key=self._mastership)
         world.note("!", f"{world.master.name} is to be the master")
         end = world.kernel.now + CONVERGE_SECS
@@ -99,9 +112,34 @@ class Simulation:
             self._operate()
             world.run(2.0, self._converged)
         if not world.violations:
+            self._probe()
             world.run(4.0)  # seals, merges, checkpoints
             world.checks.look_at_all("after convergence")
             world.checks.nothing_lost(world.master)
+
+    def _end_handovers(self) -> None:
+        """Switchovers that wait come to their end by themselves, or an operator in whose way they are ends
+        them.
+        """
+        world, handovers = self.world, self.world.checks.handovers
+        world.run(HANDOVER_SECS, lambda: not handovers.under_way())
+        if world.violations:
+            return
+        wrong = handovers.wrong_end()
+        if wrong is not None:
+            world.checks.violated(wrong)
+        for machine in handovers.under_way():
+            world.checks.counts["switchovers ended by force"] += 1
+            world.configure(machine, {"role": "master", "force": True})
+
+    def _probe(self) -> None:
+        """The master takes a write, and all get it."""
+        world = self.world
+        request = world.clients[0].probe(world.master)
+        if request is None or not world.run(PROBE_SECS, lambda: request.done):
+            self._stuck(f"{world.master.name} takes no write, although all is well")
+        elif not world.run(PROBE_SECS, self._converged):
+            self._stuck("a write does not reach all nodes, although all is well")
 
     def _make_peace(self) -> None:
         world = self.world
@@ -110,6 +148,8 @@ class Simulation:
             machine.disk.full = False
             machine.disk.fail_syncs = 0
             machine.disk.stop_after = None
+            if world.secret:
+                machine.give_secret(world.secret)
             if machine.process is not None:
                 machine.process.thaw()
             machine.start()
@@ -124,24 +164,40 @@ class Simulation:
         world, master = self.world, self.world.master
         assert master.node is not None
         if master.node.role != "master":
-            world.configure(master, {"role": "master", "bind_address": master.address})
+            document: dict[str, object] = {"role": "master", "bind_address": master.address}
+            if not master.node.has_complete_data:  # nobody has any: it starts empty
+                document["force"] = True
+            world.configure(master, document)
             return
         for machine in world.machines:
             if machine is master or machine.server is None:
                 continue
             link = None if machine.server.roles.replica is None else machine.server.roles.replica.link
-            follows = machine.server.database.settings.replication.master_address == master.address
-            if link is None or not follows:
-                self.faults.follow(machine, master)
+            if link is None or not self._follows(machine, master):
+                self.orders.follow(machine, master)
             elif link.state == "refused" and link.reason in (
                 "foreign_history",
                 "two_masters",
                 "stale_master",
             ):
-                self.faults.follow(machine, master, force=True)
+                self.orders.follow(machine, master, force=True)
             elif link.state == "failed":
                 world.checks.counts["link failed for good"] += 1
-                self.faults.follow(machine, master)
+                self.orders.follow(machine, master)
+
+    def _follows(self, machine: Machine, master: Machine) -> bool:
+        """Whether it follows the master; through others, if the operator leaves chains as they are."""
+        by_address = {item.address: item for item in self.world.machines}
+        for _ in self.world.machines:
+            if machine.server is None or machine.server.roles.replica is None:
+                return False
+            upper = by_address[machine.server.roles.replica.master_address]
+            if upper is master:
+                return True
+            if not self.world.keeps_chains or upper.server is None or upper.server.roles.master is None:
+                return False
+            machine = upper
+        return False
 
     def _converged(self) -> bool:
         world, node = self.world, self.world.master.node
@@ -161,6 +217,8 @@ class Simulation:
                 replica = machine.server.roles.replica
                 if replica is None or replica.link.state != "streaming":
                     return False
+                if not self._follows(machine, world.master):
+                    return False
         return True
 
     def _lose_power(self) -> None:
@@ -172,10 +230,13 @@ class Simulation:
             machine.start()
         if not world.run(30.0, lambda: all(machine.started for machine in world.machines)):
             self._stuck("not all machines start after the power was off")
+        elif not world.run(CONVERGE_SECS, self._converged):
+            self._stuck("nobody gave an order, and after the power was off the roles are other ones")
 
     def _stuck(self, text: str) -> None:
         if self.world.violations:
             return
+        kind = "not started" if text.startswith("not all machines start") else "other"
         places = []
         for machine in self.world.machines:
             node, server = machine.node, machine.server
@@ -190,14 +251,17 @@ class Simulation:
             )
             where = key_of(node.history, node.offset)
             places.append(f"{machine.name} {node.role} {where} durable {node.durable_offset}{about}")
-        self.world.checks.violated(f"{text}: " + "; ".join(places))
+        self.world.checks.violated(f"{text}: " + "; ".join(places), kind)
 
 
 def run_seed(seed: int, tell: Callable[[str], None] | None = None) -> Outcome:
     """Simulate one seed. The same seed gives the same outcome, everywhere and always."""
     world = World(seed, tell)
     watch_nodes()
+    watch_masters()
+    kinds = [kind for kind, weight in world.swarm.faults.items() if weight]
     world.note("!", f"seed {seed}: {world.sizes}")
+    world.note("!", f"faults: {', '.join(kinds)}; secret {bool(world.secret)}, upstream {world.upstream}")
     try:
         Simulation(world).run()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told with its seed
@@ -210,4 +274,6 @@ def run_seed(seed: int, tell: Callable[[str], None] | None = None) -> Outcome:
         world.kernel.events,
         world.kernel.now,
         world.checks.counts,
+        world.checks.kinds[:3],
+        1000 * world.checks.stall_secs,
     )

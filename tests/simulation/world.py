@@ -12,19 +12,22 @@ from zlib import crc32
 from tests.simulation import network, runtime, virtual_gevent
 from tests.simulation.checks import Checks
 from tests.simulation.kernel import Kernel
-from tests.simulation.machine import MACHINES, Machine, Watch
+from tests.simulation.machine import MACHINES, Machine, Watch, machine_of_current_process
+from tests.simulation.swarm import swarm_of
 from tests.simulation.workload import Client
 
 if TYPE_CHECKING:
     from vectorizer.config import Settings
     from vectorizer.node import Node
     from vectorizer.operations import Entry
+    from vectorizer.roles import Roles
 
 MACHINE_COUNT = 4
 TRACE_LINES = 400
 KIB = 1024
-EXPECTED_ERRORS = ("failed", "deposed")
+EXPECTED_ERRORS = ("failed", "deposed", "replication_secret_unusable")
 """What an operator has to act on although nothing is wrong with the program; the first is told otherwise."""
+SECRET = b"the secret of this cluster"
 
 
 class World:
@@ -43,13 +46,23 @@ class World:
         self.tell = tell
         self.trace: deque[str] = deque(maxlen=TRACE_LINES)
         self.fingerprint = 0
+        self.swarm = swarm_of(seed)
         self.sizes = choose_sizes(self.random)
+        self.secret = SECRET if self.swarm.secret else b""
+        enough = self.sizes["replication.min_replicas_to_write"] == 0  # replicas of replicas do not count
+        self.keeps_chains = enough and self.random.random() < 0.6
+        """Whether the operator leaves chains as they are at the end."""
+        self.listening = self.random.choice(((0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3), (0, 2, 3), (0,)))
+        self.upstream = choose_upstream(self.random, self.listening)
         watch = Watch(self._built, self._dying, self._trouble, self.note)
         self.machines = [
             Machine(kernel, self.network, number, self._settings, watch) for number in range(MACHINE_COUNT)
         ]
         self.checks = Checks(self.machines, Random(seed), self.sizes["storage.fsync"] == "always")
-        self.clients = [Client(self.random, self.checks, number) for number in range(3)]
+        self.clients = [Client(self.random, self.checks, number, self.swarm.requests) for number in range(3)]
+        if self.secret:
+            for machine in self.machines:
+                machine.give_secret(self.secret)
         self.master = self.machines[0]
         kernel.after_event = self.checks.after_event
         kernel.on_spin = lambda: self.checks.violated(
@@ -81,22 +94,37 @@ class World:
 
     def configure(self, machine: Machine, document: dict[str, object]) -> None:
         """``POST /replication/configure``."""
+        if "role" in document:
+            self.checks.handovers.meddle(machine)
+        self._order(machine, str(document), lambda roles: roles.configure(document))
 
-        def change() -> None:
-            from vectorizer.errors import RequestError
+    def hand_over(self, machine: Machine, target: str | None, timeout_ms: int) -> None:
+        """``POST /replication/switchover``."""
+        self._order(
+            machine, f"to hand over to {target}", lambda roles: roles.switchover.run(target, timeout_ms)
+        )
+
+    def abort_hand_over(self, machine: Machine) -> None:
+        """``POST /replication/switchover/abort``."""
+        self._order(machine, "to abort the switchover", lambda roles: roles.switchover.abort())
+
+    def _order(self, machine: Machine, text: str, order: Callable[[Roles], object]) -> None:
+        def obey() -> None:
+            from vectorizer.errors import ConfigurationError, RequestError
+            from vectorizer.node import NodeFailure
 
             assert machine.server is not None
             try:
-                machine.server.roles.configure(document)
-            except RequestError as error:
-                self.note(machine.name, f"refuses {document}: {error}")
+                order(machine.server.roles)
+            except (RequestError, ConfigurationError, NodeFailure) as error:
+                self.note(machine.name, f"refuses {text}: {error}")
             except OSError as error:
-                self.note(machine.name, f"could not {document}: {error}")
+                self.note(machine.name, f"could not {text}: {error}")
                 if not machine.disk.full and not machine.disk.broken:
-                    self._trouble(machine, f"{document}: {error!r}")
+                    self._trouble(machine, f"{text}: {error!r}")
 
-        if machine.run(change) is not None:
-            self.note(machine.name, f"is told {document}")
+        if machine.run(obey) is not None:
+            self.note(machine.name, f"is told {text}")
 
     def logged(self, record: logging.LogRecord) -> None:
         """The product has logged something."""
@@ -108,8 +136,15 @@ class World:
             return
         if event == "replica_joined":
             self.checks.joined(machine, fields)
+        self.checks.handovers.logged(machine, event, fields)
         if record.levelno >= logging.ERROR and event not in EXPECTED_ERRORS:
             self._trouble(machine, f"logged {event}: {_brief(fields)}")
+
+    def took_over(self, machine: Machine) -> None:
+        """If it is the master now, clients and operator turn to it."""
+        handover = self.checks.handovers.open.get(self.master.name)
+        if handover is not None and handover.taken and handover.target is machine:
+            self.master = machine
 
     def _built(self, machine: Machine) -> None:
         node = machine.node
@@ -131,9 +166,16 @@ class World:
 
         values: dict[str, Any] = {"storage.data_dir": machine.root, **self.sizes}
         if machine.number == 0:
-            values |= {"replication.role": "master", "replication.bind_address": machine.address}
+            values["replication.role"] = "master"
         else:
-            values |= {"replication.role": "replica", "replication.master_address": self.machines[0].address}
+            upper = self.machines[self.upstream[machine.number]]
+            values |= {"replication.role": "replica", "replication.master_address": upper.address}
+        if machine.number in self.listening:
+            values["replication.bind_address"] = machine.address
+        if self.secret and not machine.forgets_secret:
+            values["security.replication_secret_file"] = machine.secret_path
+        else:
+            machine.secrets.add(b"")
         return Settings().replaced(values, source=Source.YAML)
 
 
@@ -158,7 +200,18 @@ def choose_sizes(random: Random) -> dict[str, Any]:
         "replication.snapshot_pin_secs": random.choice((2.0, 60.0)),
         "index.merge_dead_fraction": random.choice((0.2, 0.5)),
         "index.merge_idle_secs": 10.0,
+        "replication.min_replicas_to_write": random.choice((0, 0, 0, 1, 2)),
+        "replication.min_replicas_max_lag_secs": heartbeat_secs * random.choice((1.5, 4.0, 20.0)),
     }
+
+
+def choose_upstream(random: Random, listening: tuple[int, ...]) -> dict[int, int]:
+    """Whom each replica follows at first: the master, or a replica before it that listens."""
+    upstream = {}
+    for number in range(1, MACHINE_COUNT):
+        above = [other for other in listening if other < number]
+        upstream[number] = random.choice(above) if random.random() < 0.3 else 0
+    return upstream
 
 
 def _brief(fields: dict[str, Any]) -> str:
@@ -201,3 +254,35 @@ def watch_nodes() -> None:
 
     Node._apply = watched_apply  # type: ignore[method-assign]
     Node.open_mastership = watched_opening  # type: ignore[method-assign]
+
+
+def watch_masters() -> None:
+    """Hear of each write that a master takes, of each handover, and of each proof. Once a process."""
+    from vectorizer.node import Node
+    from vectorizer.replication.authentication import Exchange
+    from vectorizer.roles import Roles
+
+    if hasattr(Node.commit, "watched"):
+        return
+    commit, take_over, answer = Node.commit, Roles.take_over, Exchange.answer
+
+    def watched_commit(node: Node, *about: Any) -> int:
+        offset = commit(node, *about)
+        WORLD[0].checks.handovers.committed(machine_of_current_process(), node)
+        return offset
+
+    def watched_take_over(roles: Roles, client: Any, switchover: str, offset: int) -> None:
+        machine = machine_of_current_process()
+        machine.taking_over = switchover
+        take_over(roles, client, switchover, offset)
+        WORLD[0].took_over(machine)
+
+    def watched_answer(exchange: Any, given: Any) -> Any:
+        seen_at = machine_of_current_process().host
+        WORLD[0].network.seen_proofs[seen_at] = exchange._greet, given
+        return answer(exchange, given)
+
+    watched_commit.watched = True  # type: ignore[attr-defined]
+    Node.commit = watched_commit  # type: ignore[method-assign]
+    Roles.take_over = watched_take_over  # type: ignore[method-assign]
+    Exchange.answer = watched_answer  # type: ignore[method-assign]
