@@ -83,9 +83,16 @@ class Guarantees:
         node = self._database.node
         if row.phase is not Phase.STREAMING or now - row.last_heard_at > max_lag_secs:
             return False
-        if row.acked_applied < node.offset and node.log.committed_at(row.acked_applied + 1) is None:
-            return False  # it misses what was read from disk at the start: nobody knows how old that is
+        if row.acked_applied < node.offset and not self._knows_age(row.acked_applied + 1):
+            return False
         return row.lag_ms(node.offset, node.log, now) <= max_lag_secs * 1000
+
+    def _knows_age(self, offset: int) -> bool:
+        """Whether it is known when an operation was committed: not if it was read from disk at the start, nor
+        if memory holds it no more.
+        """
+        log = self._database.node.log
+        return offset >= log.first_offset and log.committed_at(offset) is not None
 
     # -- reads ----------------------------------------------------------------------------------------------
 

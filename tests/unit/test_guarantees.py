@@ -149,6 +149,23 @@ def test_a_replica_that_misses_what_is_of_before_the_start_is_not_well(cluster: 
         guarantees.guard_replicas()
 
 
+def test_a_replica_that_misses_what_memory_holds_no_more_is_not_well(cluster: Cluster) -> None:
+    master = cluster.master(**{"replication.log_size": 2})
+    master.create()
+    for number in range(6):
+        master.put(number)
+    master.configure(min_replicas_to_write=1, min_replicas_max_lag_secs=60)
+    cluster.replica(master).follows(master)
+    guarantees, log = Guarantees(master.server.database), master.server.database.node.log
+    assert master.server.roles.master is not None
+    (row,) = master.server.roles.master.table
+    row.stand_at(log.first_offset - 1)
+    guarantees.guard_replicas()
+    row.stand_at(log.first_offset - 2)
+    with pytest.raises(RequestError, match="0 replicas are connected"):
+        guarantees.guard_replicas()
+
+
 def test_a_read_waits_for_the_write_it_must_see(cluster: Cluster) -> None:
     master = cluster.master()
     replica = cluster.replica(master)
