@@ -189,10 +189,9 @@ class Handovers:
         if self.ever_meddled:
             return None
         masters = [item.name for item in machines if item.node is not None and item.node.role == "master"]
-        between = [handover for handover in self.open.values() if handover.key is not None]
         if len(masters) > 1:
             return f"nobody was promoted but by switchovers, and {masters} are masters"
-        if not masters and not between:
+        if not masters and not self.open:
             return "nobody is master, and no switchover explains it"
         self.checks.counts["both read-only after a switchover"] += not masters
         return None

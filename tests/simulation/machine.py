@@ -187,6 +187,7 @@ class Machine:
     def _serve(self) -> None:
         from vectorizer import server as product
         from vectorizer.errors import VectorizerError
+        from vectorizer.node import NodeFailure
 
         try:
             self.server = server = product.Server(self.settings(self))
@@ -198,7 +199,9 @@ class Machine:
         except VectorizerError as error:
             full = getattr(error, "status_code", 0) == 507
             unusable = getattr(error, "key", "") == "security.replication_secret_file"
-            self._give_up(f"cannot start: {error}", expected=full or (unusable and self.secret_unusable))
+            failed = isinstance(error, NodeFailure) and self.disk.broken
+            expected = full or failed or (unusable and self.secret_unusable)
+            self._give_up(f"cannot start: {error}", expected=expected)
             return
         self.started = True
         server.database.failed._event.wait()
