@@ -354,7 +354,7 @@ class Checks:
         )
         if replica is None or replica.node is None or master.node is None:
             return
-        self._shared_a_secret(master, replica)
+        self._shared_a_secret(master, replica, facts["peer"])
         node, upstream = replica.node, master.node
         place = f"({node.history.replication_id or 'no history'}, epoch {node.epoch}, offset {node.offset})"
         if place not in facts["replica_place"]:
@@ -371,12 +371,14 @@ class Checks:
         if facts["sync"] == "partial" and not served:
             self.violated(f"{text}, although its window is {facts['window']}")
 
-    def _shared_a_secret(self, master: Machine, replica: Machine) -> None:
+    def _shared_a_secret(self, master: Machine, replica: Machine, peer: str) -> None:
         """Both sides of a link came with one secret, which their files have or had."""
         assert master.server is not None and replica.server is not None and replica.node is not None
         client, door = replica.server.roles.replica, master.server.roles.master
-        if client is None or door is None or client.master_address != master.address:
+        if client is None or door is None or client._connection is None:
             return
+        if f"{replica.host}:{client._connection._sock.port}" != peer:
+            return  # the replica has begun another connection meanwhile, perhaps with another secret
         mine = client.link._exchange.credentials.secret
         theirs = [
             line.session.credentials.secret
