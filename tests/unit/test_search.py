@@ -219,31 +219,41 @@ def recall_of(found: list[list[Hit]], expected: list[list[Hit]]) -> float:
     return float(np.mean(shares))
 
 
-@pytest.mark.parametrize("count", [1, 200])
-def test_graph_growing_rows_and_ties_are_merged(chunk: ArrayChunk, count: int) -> None:
+def ask(view: View, queries: Vectors, limit: int, *, together: bool, **options: Any) -> list[list[Hit]]:
+    """All queries in one search, or each in its own."""
+    if together:
+        return search(view, queries, limit, **options)
+    return [search(view, query[None, :], limit, **options)[0] for query in queries]
+
+
+# Recall is an average: each case asks enough queries that chance cannot decide it.
+together = pytest.mark.parametrize("together", [True, False])
+
+
+@together
+def test_graph_growing_rows_and_ties_are_merged(chunk: ArrayChunk, together: bool) -> None:
     """Rows outside of the graph are found exactly: those held out, and those of chunks without one."""
     growing = ArrayChunk([b"copy-%d" % row for row in range(50)], chunk.vectors[:50].copy(), "s9")
     view = view_of(config_of(64, "cosine"), chunk, growing)
     assert chunk.graph is not None
-    held = np.array(chunk.graph.calibration.holdout)
-    queries = np.concatenate([chunk.vectors[held[:count]], growing.vectors])
-    found = (
-        search(view, queries, 10) if count > 1 else [search(view, query[None, :], 10)[0] for query in queries]
-    )
+    held = np.array(chunk.graph.calibration.holdout)[:200]
+    queries = np.concatenate([chunk.vectors[held], growing.vectors])
+    found = ask(view, queries, 10, together=together)
     assert recall_of(found, exactly(view, queries, 10)) >= 0.95
-    for row, hits in zip(held[:count].tolist(), found, strict=False):
+    for row, hits in zip(held.tolist(), found, strict=False):
         assert hits[0].id == chunk.ids[row] or b"copy" in hits[1].id
-    for row, hits in enumerate(found[count:]):
+    for row, hits in enumerate(found[len(held) :]):
         assert [hits[0].id, hits[1].id] == [chunk.ids[row], b"copy-%d" % row]
 
 
-@pytest.mark.parametrize("count", [1, 60])
+@together
 @pytest.mark.parametrize("dead", [0.1, 0.9, 0.999])
-def test_dead_neighbours_never_shorten_the_answer(chunk: ArrayChunk, dead: float, count: int) -> None:
+def test_dead_neighbours_never_shorten_the_answer(chunk: ArrayChunk, dead: float, together: bool) -> None:
     chunk.deleted_at[np.random.default_rng(3).random(8000) < dead] = 1
     view = view_of(config_of(64, "cosine"), chunk)
-    queries = clustered(count, 64, 1)
-    assert recall_of(search(view, queries, 10), exactly(view, queries, 10)) >= 0.9
+    queries = clustered(200, 64, 1)
+    found = ask(view, queries, 10, together=together)
+    assert recall_of(found, exactly(view, queries, 10)) >= 0.9
 
 
 def test_a_whole_dead_neighbourhood(chunk: ArrayChunk) -> None:
@@ -258,12 +268,12 @@ def test_a_whole_dead_neighbourhood(chunk: ArrayChunk) -> None:
 
 
 @pytest.mark.parametrize("share", [0.003, 0.02, 0.2, 0.7])
-@pytest.mark.parametrize("count", [1, 60])
-def test_filters_beside_a_graph(chunk: ArrayChunk, share: float, count: int) -> None:
+@together
+def test_filters_beside_a_graph(chunk: ArrayChunk, share: float, together: bool) -> None:
     mask = np.random.default_rng(4).random(8000) < share
     view = view_of(config_of(64, "cosine"), chunk)
-    queries = clustered(count, 64, 1)
-    found = search(view, queries, 10, matching=lambda _: mask)
+    queries = clustered(200, 64, 1)
+    found = ask(view, queries, 10, together=together, matching=lambda _: mask)
     assert all(mask[hit.row] for hits in found for hit in hits)
     assert recall_of(found, exactly(view, queries, 10, matching=lambda _: mask)) >= 0.9
 
