@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tests.torture.runs import RUNS, SET_SECS, SOAK_SECS, Run
+from tests.torture.runs import RUNS, SET_SECS, SOAK_SECS, Part, Run
 from tests.torture.scenarios import run_scenarios
 from tests.torture.set_checker import Mode, check_set
 from tests.torture.soak import soak
@@ -112,7 +112,8 @@ def _all(console: Console, runs: Sequence[Run], scale: float, directory: Path) -
             def turn(bar: TaskID = bar, began_at: float = began_at) -> None:
                 progress.update(bar, completed=time.monotonic() - began_at)
 
-            report = _one(run, scale, directory, turn)
+            parts = (_one(part, directory, turn) for part in run.parts(scale))
+            report = Report.together(parts).by_kind()
             state = "FAILED" if report.wrong else f"{sum(kind.count for kind in report.kinds):,}"
             progress.update(bar, total=1, completed=1, state=state)
             progress.stop_task(bar)
@@ -122,10 +123,10 @@ def _all(console: Console, runs: Sequence[Run], scale: float, directory: Path) -
     return Report.together(reports)
 
 
-def _one(run: Run, scale: float, directory: Path, turn: Callable[[], None]) -> Report:
-    if (finished := run.finished(directory)) is not None:
+def _one(part: Part, directory: Path, turn: Callable[[], None]) -> Report:
+    if (finished := part.finished(directory)) is not None:
         return finished
-    process = run.start(scale, directory)
+    process = part.start(directory)
     try:
         while process.poll() is None:
             time.sleep(POLL_SECS)
@@ -134,7 +135,7 @@ def _one(run: Run, scale: float, directory: Path, turn: Callable[[], None]) -> R
         if process.poll() is None:  # Ctrl-C: the run ends what it has started
             process.terminate()
             process.wait()
-    return run.ended(process.returncode, directory)
+    return part.ended(process.returncode, directory)
 
 
 def _show(console: Console, report: Report, as_markdown: bool) -> None:

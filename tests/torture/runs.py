@@ -16,6 +16,7 @@ from tests.torture.tally import Kind, Report
 
 LOG_TAIL_LINES = 20
 SEEDS = 10_000
+SEEDS_OF_A_PART = 250
 INPUTS = 1_000_000
 CORRUPTIONS = 1_000
 SET_SECS, SET_SECS_MIN = 600.0, 8.0
@@ -25,20 +26,17 @@ Words = list[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One line of the progress display. ``words`` are what follows ``python -m``, by scale."""
+class Part:
+    """One process: it leaves ``NAME.json`` and ``NAME.log`` in the directory that it is given."""
 
     name: str
-    text: str
-    minutes: float
-    """About so long at scale 1 on two cores; only for the display."""
-    words: Callable[[float], Words]
+    words: Words
     read: Callable[[dict[str, Any]], Report] = Report.from_document
 
-    def start(self, scale: float, directory: Path) -> subprocess.Popen[bytes]:
+    def start(self, directory: Path) -> subprocess.Popen[bytes]:
         """The process; its report and its log will be in ``directory``."""
         report = self._report(directory).absolute()
-        words = [sys.executable, "-m", *self.words(scale), "--json", str(report)]
+        words = [sys.executable, "-m", *self.words, "--json", str(report)]
         with self._log(directory).open("wb") as log:
             return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
 
@@ -66,6 +64,25 @@ class Run:
         return directory / f"{self.name}.log"
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One line of the progress display. ``words``: by scale, what follows ``python -m`` in each process."""
+
+    name: str
+    text: str
+    minutes: float
+    """About so long at scale 1 on two cores; only for the display."""
+    words: Callable[[float], list[Words]]
+    read: Callable[[dict[str, Any]], Report] = Report.from_document
+
+    def parts(self, scale: float) -> list[Part]:
+        """Its processes, one after the other; a run that is cut goes on with what has no report yet."""
+        several = self.words(scale)
+        if len(several) == 1:
+            return [Part(self.name, several[0], self.read)]
+        return [Part(f"{self.name}-{number}", words, self.read) for number, words in enumerate(several, 1)]
+
+
 def simulation_report(document: dict[str, Any]) -> Report:
     """The simulation's own form: its faults happen together, so what they broke is one row."""
     found = {name: int(document[name]) for name in ("lost", "doubled", "not_started")}
@@ -83,48 +100,57 @@ def _scaled(whole: float, scale: float, least: float) -> str:
     return f"{max(least, whole * scale):.0f}"
 
 
+def _seeds(scale: float) -> list[Words]:
+    """In parts of which none takes long: a run of hours that is cut goes on."""
+    seeds = max(3, round(SEEDS * scale))
+    return [
+        ["tests.simulation", "--first", str(first), "--seeds", str(min(SEEDS_OF_A_PART, seeds - first))]
+        for first in range(0, seeds, SEEDS_OF_A_PART)
+    ]
+
+
 RUNS = (
     Run(
         "scenarios",
         "real processes, sockets and files, one story each",
         14,
-        lambda scale: ["tests.torture", "scenarios", "--share", f"{scale:g}"],
+        lambda scale: [["tests.torture", "scenarios", "--share", f"{scale:g}"]],
     ),
     Run(
         "simulation",
         "whole clusters in virtual time, by seed",
         240,
-        lambda scale: ["tests.simulation", "--seeds", _scaled(SEEDS, scale, 3)],
+        _seeds,
         simulation_report,
     ),
     Run(
         "crashes",
         "a crash at every step on the disk",
         30,
-        lambda scale: ["tests.crash", *(["--all"] if scale >= 1 else [])],
+        lambda scale: [["tests.crash", *(["--all"] if scale >= 1 else [])]],
     ),
     Run(
         "hostile",
         "hostile bytes for every reader",
         60,
-        lambda scale: ["tests.hostile", "--inputs", _scaled(INPUTS, scale, 1000), "--corruptions", "0"],
+        lambda scale: [["tests.hostile", "--inputs", _scaled(INPUTS, scale, 1000), "--corruptions", "0"]],
     ),
     Run(
         "corruptions",
         "damage in a data directory",
         20,
-        lambda scale: ["tests.hostile", "--inputs", "0", "--corruptions", _scaled(CORRUPTIONS, scale, 10)],
+        lambda scale: [["tests.hostile", "--inputs", "0", "--corruptions", _scaled(CORRUPTIONS, scale, 10)]],
     ),
     Run(
         "set",
         "unique ids while nodes break and take turns as master",
         11,
-        lambda scale: ["tests.torture", "set", "--secs", _scaled(SET_SECS, scale, SET_SECS_MIN)],
+        lambda scale: [["tests.torture", "set", "--secs", _scaled(SET_SECS, scale, SET_SECS_MIN)]],
     ),
     Run(
         "soak",
         "a mixed load for long: nothing may grow",
         61,
-        lambda scale: ["tests.torture", "soak", "--secs", _scaled(SOAK_SECS, scale, SOAK_SECS_MIN)],
+        lambda scale: [["tests.torture", "soak", "--secs", _scaled(SOAK_SECS, scale, SOAK_SECS_MIN)]],
     ),
 )

@@ -32,6 +32,19 @@ class Kind:
         """Whether something was lost beyond what is allowed, doubled, or did not start."""
         return (self.lost or 0) > self.lost_allowed or bool(self.doubled) or bool(self.not_started)
 
+    def __add__(self, other: Kind) -> Kind:
+        """Both; what one of them cannot tell is not known of both, but a stall that only one measured is."""
+        stalls = [stall for stall in (self.longest_stall_ms, other.longest_stall_ms) if stall is not None]
+        return Kind(
+            self.kind,
+            self.count + other.count,
+            _sum(self.lost, other.lost),
+            _sum(self.doubled, other.doubled),
+            _sum(self.not_started, other.not_started),
+            max(stalls, default=None),
+            self.lost_allowed + other.lost_allowed,
+        )
+
     def cells(self) -> list[str]:
         """As the table shows it."""
         lost = _count(self.lost) + (f" of at most {self.lost_allowed:,}" if self.lost_allowed else "")
@@ -83,12 +96,23 @@ class Report:
             whole.notes += report.notes
         return whole
 
+    def by_kind(self) -> Report:
+        """The same with one row for each kind."""
+        kinds: dict[str, Kind] = {}
+        for row in self.kinds:
+            kinds[row.kind] = kinds[row.kind] + row if row.kind in kinds else row
+        return Report(list(kinds.values()), self.failures, self.notes)
+
 
 def markdown(kinds: Sequence[Kind]) -> str:
     """The table as docs show it."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "| --- " + "| ---: " * (len(COLUMNS) - 1) + "|"]
     lines += ["| " + " | ".join(kind.cells()) + " |" for kind in kinds]
     return "\n".join(lines)
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
 
 
 def _count(number: int | None) -> str:

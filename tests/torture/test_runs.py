@@ -71,17 +71,34 @@ def test_a_scenario_that_fails_says_which_and_how_much_was_lost_is_unknown(tmp_p
 
 
 def test_a_run_that_leaves_no_report_is_a_failure(tmp_path: Path) -> None:
-    run = RUNS[0]
-    (tmp_path / f"{run.name}.log").write_text("it broke here")
-    assert "it broke here" in run.ended(3, tmp_path).failures[0]
-    Report([Kind("cut", 1)]).write(tmp_path / f"{run.name}.json")
-    assert run.finished(tmp_path) == Report([Kind("cut", 1)])
-    assert run.ended(3, tmp_path).wrong, "it says less than its exit code"
+    [part] = RUNS[0].parts(1.0)
+    (tmp_path / f"{part.name}.log").write_text("it broke here")
+    assert "it broke here" in part.ended(3, tmp_path).failures[0]
+    Report([Kind("cut", 1)]).write(tmp_path / f"{part.name}.json")
+    assert part.finished(tmp_path) == Report([Kind("cut", 1)])
+    assert part.ended(3, tmp_path).wrong, "it says less than its exit code"
 
 
 def test_no_run_is_empty_at_the_smallest_scale() -> None:
-    least = {run.name: run.words(1e-9)[1:] for run in RUNS}
-    assert least["simulation"] == ["--seeds", "3"]
+    least = {run.name: run.words(1e-9)[0][1:] for run in RUNS}
+    assert least["simulation"] == ["--first", "0", "--seeds", "3"]
     assert least["hostile"][:2] == ["--inputs", "1000"]
     assert least["corruptions"][2:] == ["--corruptions", "10"]
     assert least["set"] == ["set", "--secs", "8"]
+
+
+def test_the_parts_of_a_run_are_all_of_it_and_become_one_row_a_kind() -> None:
+    [simulation] = [run for run in RUNS if run.name == "simulation"]
+    parts = simulation.parts(0.06)
+    assert [part.words[1:] for part in parts] == [
+        ["--first", "0", "--seeds", "250"],
+        ["--first", "250", "--seeds", "250"],
+        ["--first", "500", "--seeds", "100"],
+    ]
+    assert len({part.name for part in parts}) == len(parts)
+    told = Report(
+        [Kind("cut", 5, 1, 0, None, 12.5, 2), Kind("kill", 1), Kind("cut", 2, 0, 0, 0, None, 1)],
+        ["one"],
+        ["two"],
+    )
+    assert told.by_kind() == Report([Kind("cut", 7, 1, 0, None, 12.5, 3), Kind("kill", 1)], ["one"], ["two"])
