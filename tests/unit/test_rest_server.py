@@ -41,7 +41,11 @@ class Application:
             self.release.wait()
         if path == "/fail":
             raise ValueError("a bug")
-        read = b"" if path == "/unread" else environ["wsgi.input"].read()
+        try:
+            read = b"" if path == "/unread" else environ["wsgi.input"].read(1 << 20)
+        except OSError:
+            start_response("400 Bad Request", [])
+            return []
         headers = {key: value for key, value in environ.items() if key.startswith("HTTP_")}
         body = orjson.dumps(
             {"path": path, "read": len(read), "headers": headers, "type": environ.get("CONTENT_TYPE")}
@@ -255,7 +259,7 @@ def test_chunked_bodies(serving: Serving) -> None:
 
 def test_expect_continue(serving: Serving) -> None:
     with serving.connect() as sock:
-        sock.sendall(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        sock.sendall(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-Continue\r\n\r\n")
         assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(b"abc")
         assert orjson.loads(answer_of(sock)[2])["read"] == 3
@@ -263,6 +267,8 @@ def test_expect_continue(serving: Serving) -> None:
         sock.sendall(b"POST /unread HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
         assert answer_of(sock)[0] == 200
         assert is_closed(sock), "the client was never told to send its body"
+    old = b"POST / HTTP/1.0\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc"
+    assert serving.send(old)[0] == 200, "HTTP/1.0 does not know the answer 100"
 
 
 BIG = "x" * (HEAD_BYTES_MAX // 8)
@@ -346,11 +352,30 @@ def test_an_unread_body_does_not_cost_the_client_its_answer(
         assert is_closed(sock)
 
 
-def test_broken_chunks_end_the_connection(serving: Serving) -> None:
+@pytest.mark.parametrize("path", ["/unread", "/"])
+@pytest.mark.parametrize(
+    "broken", [b"zz\r\n", b"\r\n", b"2\r\n{}X", b"0\r\n: no name\r\n", b"0\r\nX\r\n\r\n"]
+)
+def test_what_follows_a_broken_chunk_is_no_request(serving: Serving, path: str, broken: bytes) -> None:
+    """A proxy may have taken it for a part of the body, so it could be of anybody."""
     with serving.connect() as sock:
-        sock.sendall(b"POST /unread HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
-        assert answer_of(sock)[0] == 200
+        start = f"POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        sock.sendall(start + broken + b"0\r\n\r\n" + get("/forged"))
+        status, headers, _ = answer_of(sock)
+        assert (status, headers.get("connection")) == ((200, None) if path == "/unread" else (400, "close"))
         assert is_closed(sock)
+    assert serving.application.handled == [path]
+
+
+def test_what_follows_a_body_that_came_late_is_no_request() -> None:
+    """The bytes that came in time are lost, so nobody knows where the rest of it ends."""
+    serving = Serving(request_timeout_secs=0.3)
+    with serving.connect() as sock:
+        sock.sendall(post(b"x" * 100, path="/")[:-50])
+        status, headers, _ = answer_of(sock)
+        assert (status, headers.get("connection")) == (400, "close")
+        assert is_closed(sock)
+    serving.server.stop(1.0)
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

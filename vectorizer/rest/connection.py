@@ -22,14 +22,13 @@ from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from io import BytesIO
 from typing import Any
 
 import gevent
 from gevent import GreenletExit, pywsgi
 
 from vectorizer import logs
-from vectorizer.breathing import HELD_SECS, let_others_run
+from vectorizer.breathing import HELD_SECS, Breather, let_others_run
 from vectorizer.rest.bodies import JSON, encode_json
 from vectorizer.rest.head import (
     HEAD_BYTES_MAX,
@@ -40,8 +39,10 @@ from vectorizer.rest.head import (
     keeps_connection,
     read_fields,
     read_request_line,
+    waits_to_continue,
     whole_head,
 )
+from vectorizer.rest.incoming import IncomingBody
 
 DRAIN_BYTES_MAX = 64 * 1024 * 1024
 """Of an unread body at most so much is read before the connection is closed."""
@@ -63,7 +64,7 @@ _Handler: Any = pywsgi.WSGIHandler
 class RestHandler(_Handler):  # type: ignore[misc]
     """Reads requests from one connection, one after the other."""
 
-    wsgi_input: Any
+    wsgi_input: IncomingBody
     idle = False
     """True while the connection waits for the next request."""
 
@@ -165,12 +166,11 @@ class RestHandler(_Handler):  # type: ignore[misc]
         self.request_version = environ["SERVER_PROTOCOL"]
         self.close_connection = not keeps_connection(environ) or self.server.stopping
         length = environ.get("CONTENT_LENGTH")
-        self.content_length = None if length is None else int(length)
-        self.wsgi_input = environ["wsgi.input"] = pywsgi.Input(
+        self.wsgi_input = environ["wsgi.input"] = IncomingBody(
             self.rfile,
-            self.content_length,
-            self.socket if environ.get("HTTP_EXPECT") == "100-continue" else None,
-            "HTTP_TRANSFER_ENCODING" in environ,
+            None if length is None else int(length),
+            chunked="HTTP_TRANSFER_ENCODING" in environ,
+            waiting=self.socket if waits_to_continue(environ) else None,
         )
 
     # -- answering -------------------------------------------------------------------------------------------
@@ -185,7 +185,8 @@ class RestHandler(_Handler):  # type: ignore[misc]
 
     def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[..., Any]:
         """Remember status and headers; a client whose connection will not be kept is told."""
-        if self.close_connection or self.server.stopping or self._unread_bytes() > DRAIN_BYTES_MAX:
+        body = self.wsgi_input
+        if self.close_connection or self.server.stopping or body.broken or body.left > DRAIN_BYTES_MAX:
             headers = [*headers, ("Connection", "close")]
             self.close_connection = True
         if exc_info is not None:
@@ -232,21 +233,12 @@ class RestHandler(_Handler):  # type: ignore[misc]
             self._start_slowly(*self._answer)
         super().write(data)
 
-    def _unread_bytes(self) -> int:
-        return (self.content_length or 0) - int(self.wsgi_input.position)
-
     def _drain(self) -> None:
         """Read what is left of the body, within bounds; beyond them the connection ends."""
         body = self.wsgi_input
-        if not body.chunked_input and self._unread_bytes() <= 0:
-            return
         # A client that waits for "100 Continue" has got its answer and sends nothing more.
-        waits = body.socket is not None
-        body.send_100_continue_enabled = False
-        if waits or not _read_to_end(body):
+        if not body.ended and (body.waiting is not None or not _read_to_end(body)):
             self.close_connection = True
-            # So that pywsgi does not read on without bounds.
-            self.wsgi_input = pywsgi.Input(BytesIO(), 0)  # type: ignore[arg-type]
 
     # -- errors ----------------------------------------------------------------------------------------------
 
@@ -291,9 +283,10 @@ def _date(now: int) -> str:
     return formatdate(now, usegmt=True)
 
 
-def _read_to_end(body: Any) -> bool:
+def _read_to_end(body: IncomingBody) -> bool:
     """Read and drop a body; False if it is too long, too slow or broken."""
     left = DRAIN_BYTES_MAX
+    breathe = Breather()
     try:
         with gevent.Timeout(DRAIN_SECS, TimeoutError()):
             while left > 0:
@@ -301,6 +294,7 @@ def _read_to_end(body: Any) -> bool:
                 if not part:
                     return True
                 left -= len(part)
+                breathe()
     except OSError:  # a timeout, a reset, malformed chunks: all the same here
         return False
     return False

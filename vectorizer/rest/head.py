@@ -103,6 +103,12 @@ def keeps_connection(environ: dict[str, Any]) -> bool:
     return "keep-alive" in options if environ["SERVER_PROTOCOL"] == "HTTP/1.0" else "close" not in options
 
 
+def waits_to_continue(environ: dict[str, Any]) -> bool:
+    """Whether the client sends its body only when it is told to continue."""
+    said = environ.get("HTTP_EXPECT")
+    return said is not None and said.lower() == "100-continue" and environ["SERVER_PROTOCOL"] != "HTTP/1.0"
+
+
 _DROPPED = "vectorizer.dropped"
 """Key of headers whose name has an underscore: they could pass for others."""
 
