@@ -74,6 +74,13 @@ def test_other_methods(node: RestNode, method: str, path: str, allow: str) -> No
         assert answer.body["details"] == {"allow": allow.split(", ")}
 
 
+def test_head_tells_the_length_that_get_has(node: RestNode) -> None:
+    for path in ("/liveness", "/primary", "/nothing"):
+        head, got = node.request("HEAD", path), node.request("GET", path)
+        assert (head.status, head.headers["content-length"]) == (got.status, got.headers["content-length"])
+        assert int(head.headers["content-length"]) > 0
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/nothing", "/collections/", "/collections/c/", "/collections/c/nothing", "//"]
 )

@@ -111,9 +111,13 @@ class RestApp:
             return pieces
         environ["bottle.route"] = found
         response: Response = found.callback(environ, parts)
-        start_response(_status_line(response.status), list(response.headers.items()))
+        headers = list(response.headers.items())
         if environ["REQUEST_METHOD"] == "HEAD":
+            start_response(
+                _status_line(response.status), [*headers, ("Content-Length", str(len(response.body)))]
+            )
             return []
+        start_response(_status_line(response.status), headers)
         return [response.body]
 
     def _callback(self, route: Route) -> Callback:
