@@ -279,6 +279,10 @@ BIG = "x" * (HEAD_BYTES_MAX // 8)
     [
         (b"nonsense\r\n\r\n", 400, "not a request line"),
         (b"GET /\r\n\r\n", 400, "not a request line"),
+        (b" / HTTP/1.1\r\n\r\n", 400, "not a method: ''"),
+        (b"get / HTTP/1.1\r\n\r\n", 400, "not a method: 'get'"),
+        (b"G\0T / HTTP/1.1\r\n\r\n", 400, "not a method"),
+        (b"GET  HTTP/1.1\r\n\r\n", 400, "no target"),
         (b"GET / HTTP/2.0\r\n\r\n", 505, "HTTP version 'HTTP/2.0' is not supported"),
         (b"GET / HTTP/9\r\n\r\n", 505, "not supported"),
         (b"GET /" + b"x" * LINE_BYTES_MAX + b" HTTP/1.1\r\n\r\n", 414, f"more than {LINE_BYTES_MAX} bytes"),

@@ -17,6 +17,8 @@ HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 100
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_METHODS = frozenset({"GET", "POST", "PUT", "DELETE"})
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Z-]+")
 _VALUE_BAD = re.compile(r"[\x00\r\n]")
 _LENGTH = re.compile("[0-9]{1,18}")
 _NOT_HTTP = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
@@ -58,7 +60,12 @@ def read_request_line(line: bytes, environ: dict[str, Any]) -> None:
     words = line.decode("latin-1").split(" ")
     if len(words) != 3:
         raise BadRequest(f"not a request line: {line[:64].decode('latin-1')!r}")
-    environ["REQUEST_METHOD"], target, version = words
+    method, target, version = words
+    if method not in _METHODS and not _METHOD.fullmatch(method):
+        raise BadRequest(f"not a method: {method[:64]!r}; methods are written in capitals")
+    if not target:
+        raise BadRequest("the request line has no target")
+    environ["REQUEST_METHOD"] = method
     if version not in ("HTTP/1.1", "HTTP/1.0"):
         raise BadRequest(f"HTTP version {version[:16]!r} is not supported", 505)
     environ["SERVER_PROTOCOL"] = version
