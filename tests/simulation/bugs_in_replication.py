@@ -110,6 +110,32 @@ def handed_over_without_epoch() -> None:
     around(Node, "promote", promote)
 
 
+@plant("a switchover that is rolled back goes on holding writes", 10, SWITCHOVERS)
+def writes_held_after_rollback() -> None:
+    from vectorizer.switchover import Switchover
+
+    def roll_back(original: Any, switchover: Any, handover: Any, error: Any) -> None:
+        database = switchover._database
+        switchover._database = _Pretends(database, release_writes=lambda: lambda: None)
+        try:
+            original(switchover, handover, error)
+        finally:
+            switchover._database = database
+
+    around(Switchover, "_roll_back", roll_back)
+
+
+@plant("a switchover that is rolled back leaves the role of a replica stored", 30, CUT_SWITCHOVERS)
+def role_not_taken_back() -> None:
+    from vectorizer.switchover import Switchover
+
+    def roll_back(original: Any, switchover: Any, handover: Any, error: Any) -> None:
+        handover.stored = False
+        original(switchover, handover, error)
+
+    around(Switchover, "_roll_back", roll_back)
+
+
 # -- guarantees ----------------------------------------------------------------------------------------------
 
 
@@ -170,6 +196,17 @@ def replica_acks_too_much() -> None:
     around(ReplicaLink, "_sign_of_life", sign)
 
 
+@plant("a replica is taken to hold durably where it stands when it says hello")
+def hello_counts_as_durable() -> None:
+    from vectorizer.replication.session import MasterSession
+
+    around(
+        MasterSession,
+        "_stream",
+        lambda original, session, offset, durable, now_ms: original(session, offset, offset, now_ms),
+    )
+
+
 @plant("one replica less than min_replicas_to_write is enough")
 def one_replica_less() -> None:
     from vectorizer.guarantees import Guarantees
@@ -214,6 +251,19 @@ def chain_not_renewed() -> None:
     around(MasterServer, "renew", lambda original, server: None)
 
 
+@plant("nobody looks for himself among the nodes above", 20, ("chain",))
+def circles_not_seen() -> None:
+    from dataclasses import replace
+
+    from vectorizer.replication import handshake
+
+    around(
+        handshake,
+        "check_welcome",
+        lambda original, node, welcome, force: original(node, replace(welcome, path=(), node_id=""), force),
+    )
+
+
 # -- the secret ----------------------------------------------------------------------------------------------
 
 
@@ -222,6 +272,14 @@ def proof_not_checked() -> None:
     from vectorizer.replication.authentication import Exchange
 
     around(Exchange, "_check", lambda original, exchange, given, side: None)
+
+
+@plant("a hello is taken without a proof before it", 10, ("stranger", "secret"))
+def hello_taken_without_proof() -> None:
+    from vectorizer.replication.messages import Hello
+    from vectorizer.replication.states import SESSION_LEGAL, SessionState
+
+    SESSION_LEGAL[SessionState.GREETING][Hello] = "_hello"  # type: ignore[index]
 
 
 @plant("each connection begins with the same nonce", 10, ("stranger", "secret"))
@@ -273,3 +331,10 @@ def mastership_forgotten() -> None:
         "give_up_mastership",
         lambda original, node: node.adopt_history(History(node.history.entries[:-1])),
     )
+
+
+@plant("a master that heard of a newer mastership writes on", 20, ("promote", "promote twice", "follow"))
+def deposed_master_writes() -> None:
+    from vectorizer.node import Node
+
+    Node.deposed = property(lambda node: None, lambda node, deposed: None)  # type: ignore[assignment]

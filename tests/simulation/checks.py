@@ -8,7 +8,7 @@
   history; so does every view for as long as somebody holds it.
 - Data is given up only for a history that shares an entry with it, or by force; what was diverged
   is saved aside.
-- A partial sync is given exactly where it is safe and possible.
+- A partial sync is given exactly where it is safe and possible, and nobody follows in a circle.
 - A promotion loses exactly what the promoted node had not got.
 
 What was promised beyond that is in `promises.py`, switchovers in `handovers.py`.
@@ -109,6 +109,7 @@ class Checks:
         self._promised.pop(machine.name, None)
         self.promises.got[machine.name] = {}
         self.counts["starts"] += 1
+        self.handovers.built(machine)
         claim = self._claims.pop(machine.name, None)
         key = key_of(node.history, node.offset)
         if key != ROOT and key not in self.truth.facts:
@@ -133,6 +134,7 @@ class Checks:
         )
         key = key_of(node.history, min(offset, node.offset))
         self.promises.ended(machine, key)
+        self.handovers.dying(machine)
         self._claims[machine.name] = Claim(key, node.generation, machine.server.snapshots.installing)
         self.by_node.pop(id(node), None)
         self._seen.pop(machine.name, None)
@@ -370,6 +372,15 @@ class Checks:
             self.violated(f"{text}, although its window {facts['window']} reaches back to it")
         if facts["sync"] == "partial" and not served:
             self.violated(f"{text}, although its window is {facts['window']}")
+
+    def linked(self, machine: Machine) -> None:
+        """A replica streams: it is not above itself, nor is any other node twice."""
+        client = None if machine.server is None else machine.server.roles.replica
+        if client is not None and machine.node is not None:
+            path = (machine.node.node_id, *client.link.master.path)
+            if len(set(path)) < len(path):
+                self.violated(f"{machine.name} follows in a circle: {path}")
+            self.promises.believed()
 
     def _shared_a_secret(self, master: Machine, replica: Machine, peer: str) -> None:
         """Both sides of a link came with one secret, which their files have or had."""

@@ -5,6 +5,7 @@
 - From that promotion on the old master takes no write under an older epoch, whatever happens to it.
 - A mastership has one writer, always; and who has heard of a newer one than his own writes no more.
 - If it is cut, either node can be promoted, and has every write.
+- It leaves no trace when it is rolled back: a node starts as what it died, and holds no writes for nothing.
 - It ends: no later than some time after the faults, unless an operator sent one of the two elsewhere.
 """
 
@@ -42,6 +43,7 @@ class Handovers:
     ever_meddled: bool = False
     _superseded: dict[str, int] = field(default_factory=dict)  # by name: the epoch that was handed over to
     _writers: dict[str, str] = field(default_factory=dict)  # by replication id
+    _role: dict[str, str] = field(default_factory=dict)  # by name: as what it died
     _told: dict[str, str] = field(default_factory=dict)  # replication id: by whom it heard that it is over
 
     # -- what the machines log --------------------------------------------------------------------------
@@ -142,6 +144,27 @@ class Handovers:
                 f"{machine.name} takes a write although {told} told it of a newer mastership"
             )
 
+    # -- roles over a restart ---------------------------------------------------------------------------
+
+    def dying(self, machine: Machine) -> None:
+        """Its process is about to die: the role that it has, unless that is just changing, is kept."""
+        server, node = machine.server, machine.node
+        assert server is not None and node is not None
+        self._role.pop(machine.name, None)
+        changing = server.roles.lock._owner is not None or _hands_over(machine)  # type: ignore[attr-defined]
+        undone = node.role == "replica" and server.roles.settings.replication.role != "replica"
+        if machine.started and not changing and not undone:  # of a promotion that failed on a full disk
+            self._role[machine.name] = node.role
+
+    def built(self, machine: Machine) -> None:
+        """It is back: as what it died."""
+        assert machine.server is not None
+        was, role = self._role.pop(machine.name, None), machine.server.roles.settings.replication.role
+        if was is not None:
+            self.checks.counts["roles kept"] += 1
+            if role != was:
+                self.checks.violated(f"{machine.name} died as a {was} and starts as a {role}")
+
     # -- an operator's acts -----------------------------------------------------------------------------
 
     def meddle(self, machine: Machine) -> None:
@@ -153,6 +176,7 @@ class Handovers:
         """What it knew of masterships is gone."""
         self.meddle(machine)
         self._superseded.pop(machine.name, None)
+        self._role.pop(machine.name, None)
 
     def _interfered(self, handover: Handover) -> bool:
         target = "" if handover.target is None else handover.target.name

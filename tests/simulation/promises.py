@@ -3,6 +3,7 @@ at all, reads that are no older than asked.
 
 - ``wait=n``: the nodes that the answer counts held the write durably at that time; a node that held it and is
   promoted still holds it; a promotion of the best of all replicas loses none of these writes.
+- What a node believes to be durable on a replica was so at some time.
 - ``min_replicas_to_write``: a write is let in only if so many replicas were heard within the accepted lag,
   and had by then what was written before it.
 - ``min_offset``: what is read then contains the write that was asked for.
@@ -124,6 +125,22 @@ class Promises:
                     "lost",
                 )
                 return
+
+    def believed(self) -> None:
+        """What a node believes to be durable on its replicas is so."""
+        checks = self.checks
+        by_id = {item.node.node_id: item for item in checks.machines if item.node is not None}
+        for machine in checks.machines:
+            door = None if machine.server is None else machine.server.roles.master
+            for row in () if door is None else door.table.linked():
+                replica, node = by_id.get(row.node_id), machine.node
+                if replica is None or node is None or row.phase != "streaming" or not row.acked_durable:
+                    continue
+                key = key_of(node.history, row.acked_durable)
+                if not self.ever_held(replica, key):
+                    checks.violated(
+                        f"{machine.name} believes {key} to be durable on {replica.name}, it never was", "lost"
+                    )
 
     # -- enough replicas ------------------------------------------------------------------------------------
 

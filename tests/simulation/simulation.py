@@ -80,6 +80,7 @@ class Simulation:
             self.faults.inject()
             world.run(self.faults.pause())
             world.checks.handovers.look()
+            world.checks.promises.believed()
             if world.kernel.events > EVENTS_MAX:
                 world.checks.violated(
                     f"{world.kernel.events} events after {world.kernel.now:.1f} s: something spins"

@@ -136,6 +136,8 @@ class World:
             return
         if event == "replica_joined":
             self.checks.joined(machine, fields)
+        elif event == "link_up":
+            self.checks.linked(machine)
         self.checks.handovers.logged(machine, event, fields)
         if record.levelno >= logging.ERROR and event not in EXPECTED_ERRORS:
             self._trouble(machine, f"logged {event}: {_brief(fields)}")
