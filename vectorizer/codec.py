@@ -22,6 +22,7 @@ INT64_MAX = 2**63 - 1
 PAYLOAD_DEPTH_MAX = 32
 
 _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(document_class=dict)
+_REFERENCE = b"$ref\0"
 
 
 class CodecError(VectorizerError):
@@ -49,6 +50,27 @@ def decode(body: bytes | memoryview) -> dict[str, Any]:
         raise CodecError(f"not a BSON document: {error}") from error
 
 
+def decode_document(body: bytes) -> dict[str, Any]:
+    """As ``decode``, of a document that a client wrote.
+
+    pymongo takes an object with the keys ``$ref`` and ``$id`` for a reference of MongoDB; here it stays an
+    object.
+    """
+    document = decode(body)
+    if _REFERENCE not in body:
+        return document
+    try:
+        return {key: _plain(value) for key, value in RawBSONDocument(body).items()}
+    except RecursionError as error:
+        raise CodecError(f"not a BSON document: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, RawBSONDocument):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
 def encode_payload(payload: Mapping[str, Any] | None) -> bytes:
     """Canonical BSON of a payload: keys sorted at every level. ``None`` is ``b""``.
 
@@ -63,9 +85,9 @@ def encode_payload(payload: Mapping[str, Any] | None) -> bytes:
         raise validation(f"payload cannot be stored: {error}") from error
 
 
-def decode_payload(payload: bytes | memoryview) -> dict[str, Any] | None:
+def decode_payload(payload: bytes) -> dict[str, Any] | None:
     """The payload of these canonical bytes, ``None`` for ``b""``."""
-    return decode(payload) if len(payload) else None
+    return decode_document(payload) if payload else None
 
 
 def _canonical_document(document: Mapping[str, Any], depth: int, path: str) -> dict[str, Any]:

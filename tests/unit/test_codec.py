@@ -11,24 +11,37 @@ from hypothesis import strategies as st
 from vectorizer import codec
 from vectorizer.errors import RequestError
 
+KEYS = st.text().filter(lambda key: "\0" not in key) | st.sampled_from(["$ref", "$id", "$db", "_id", "$date"])
 JSON_VALUES = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(codec.INT64_MIN, codec.INT64_MAX)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text().filter(lambda key: "\0" not in key), inner, max_size=4)
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=12,
 )
-PAYLOADS = st.dictionaries(st.text().filter(lambda key: "\0" not in key), JSON_VALUES, max_size=5)
+PAYLOADS = st.dictionaries(KEYS, JSON_VALUES, max_size=5)
 
 
 @given(PAYLOADS)
 def test_payloads_go_there_and_back(payload: dict[str, object]) -> None:
     assert codec.decode_payload(codec.encode_payload(payload)) == payload
+
+
+def test_what_looks_like_a_reference_of_mongodb_is_an_object() -> None:
+    payload = {
+        "a": {"$ref": "x", "$id": 1},
+        "b": [[{"$ref": "y", "$id": {"$ref": "z", "$id": None}}]],
+        "$ref": "c",
+    }
+    assert codec.decode_payload(codec.encode_payload(payload)) == payload
+    assert codec.decode_document(bson.encode(payload)) == payload
+    nested = bson.encode({"$ref": 1})
+    for _ in range(700):
+        nested = (len(nested) + 8).to_bytes(4, "little") + b"\3a\0" + nested + b"\0"
+    with pytest.raises(codec.CodecError, match="not a BSON document"):
+        codec.decode_document(nested)
 
 
 def test_the_order_of_keys_does_not_matter() -> None:

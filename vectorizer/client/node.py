@@ -183,7 +183,7 @@ class Node:
 
     def _decoded(self, kind: str, data: bytes) -> Any:
         try:
-            return codec.decode(data) if kind.startswith(BSON) else json.loads(data or b"null")
+            return codec.decode_document(data) if kind.startswith(BSON) else json.loads(data or b"null")
         except (ValueError, codec.CodecError):
             if kind.startswith((JSON, BSON)):
                 raise SilentError(f"{self.endpoint} gave an answer that cannot be read") from None

@@ -111,7 +111,7 @@ def decode_body(kind: str, body: bytes, breathe: Breathe, list_key: str | None =
         if sliced is not None:
             return sliced
         try:
-            return codec.decode(body)
+            return codec.decode_document(body)
         except codec.CodecError as error:
             raise validation(f"the body is not valid BSON: {error}") from error
     if len(body) > 2 * CONTAINERS_MAX:
