@@ -61,7 +61,7 @@ def decode_document(body: bytes) -> dict[str, Any]:
         return document
     try:
         return {key: _plain(value) for key, value in RawBSONDocument(body).items()}
-    except RecursionError as error:
+    except (BSONError, RecursionError) as error:
         raise CodecError(f"not a BSON document: {error}") from error
 
 
