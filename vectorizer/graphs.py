@@ -170,6 +170,7 @@ class GraphBuilder:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                start_new_session=True,  # where its niceness counts against everybody, see ``give_way``
             )
         except OSError as error:  # no memory, no processes, no file descriptors: later perhaps
             return NOT_STARTED, str(error)

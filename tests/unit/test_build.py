@@ -17,6 +17,7 @@ import pytest
 from tests.unit.rows import chunked, clustered, config_of, gaussian, view_of, write_segment_files
 from vectorizer.errors import DamageError
 from vectorizer.index.build import (
+    AUTOGROUP,
     DESCRIPTION_FILE,
     GRAPH_FILE,
     ExitCode,
@@ -186,6 +187,31 @@ def test_it_is_nice(tmp_path: Path) -> None:
     finally:
         child.kill()
         child.wait(timeout=DEADLINE_SECS)
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="a kernel that does not group by sessions")
+def test_its_session_is_as_nice_as_itself() -> None:
+    """Niceness counts only within a session; what the session is worth against others is set apart."""
+    program = """
+import os
+from vectorizer.index.build import AUTOGROUP, give_way
+give_way(7)
+print(os.nice(0), AUTOGROUP.read_text().split()[-1])
+"""
+    line = [sys.executable, "-c", program]
+    own, mine = (
+        subprocess.run(
+            line,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECS,
+            check=True,
+            start_new_session=own_session,
+        ).stdout.split()
+        for own_session in (True, False)
+    )
+    assert own == ["7", "7"]
+    assert mine == ["7", AUTOGROUP.read_text().split()[-1]], "ours stays as it was"
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def test_a_builder_ends_with_its_node(cluster: Cluster) -> None:
     wait_until(lambda: builder(node).building, "a builder")
     process = builder(node)._child
     assert process is not None
+    assert os.getsid(process.pid) == process.pid, "niceness counts only within a session"
     node.stop()
     with gevent.Timeout(5, AssertionError("it still runs")):
         process.wait()

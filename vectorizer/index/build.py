@@ -14,9 +14,11 @@ Exit codes, for the caller: see ExitCode. The message is on stderr, one line.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -40,6 +42,9 @@ GRAPH_FILE = "graph.nmslib"
 DESCRIPTION_FILE = "graph.json"
 TIMED_QUERIES = 16
 BATCH_QUERIES = 64
+AUTOGROUP = Path("/proc/self/autogroup")
+AUTOGROUP_TRIES, AUTOGROUP_WAIT_SECS = 20, 0.1
+PR_SET_PDEATHSIG = 1
 RECALL_COMPLETE = 0.998
 """About the largest recall that so few queries can prove."""
 
@@ -214,8 +219,35 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def give_way(niceness: int) -> None:
+    """Let other processes have the processor first, as far as this niceness says.
+
+    Linux divides the processor among sessions first, and looks at niceness only within each of them
+    (``sched_autogroup_enabled``). So a niced builder in the session of its server took as much from clients
+    and from other servers as the server itself may; one that leads a session of its own gives the session
+    its niceness. With columns coming in at 60,000/s on two cores, that took the lag's p99 from 60 ms to 23.
+    """
+    os.nice(niceness)
+    if os.getsid(0) != os.getpid():
+        return  # of somebody else
+    for _ in range(AUTOGROUP_TRIES):
+        try:
+            AUTOGROUP.write_text(str(niceness))
+            return
+        except BlockingIOError:  # the system makes one such change every 0.1 s, for all its users
+            time.sleep(AUTOGROUP_WAIT_SECS)
+        except OSError:  # a kernel without such groups: then niceness counts everywhere
+            return
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone: its successor would build the same graph."""
+    if sys.platform == "linux":  # at once; elsewhere it is noticed
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+
+
 def _watch_parent(parent: int) -> None:
-    """Ends this process when the one that started it is gone: its successor would build the same graph."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(ExitCode.ORPHANED)
@@ -234,9 +266,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--niceness", type=int, default=10)
     parser.add_argument("--parent", type=int, help="process id: end when this is no longer the parent")
     options = parser.parse_args(arguments)
-    os.nice(options.niceness)
     if options.parent is not None:
-        threading.Thread(target=_watch_parent, args=(options.parent,), daemon=True).start()
+        _end_with(options.parent)
+    give_way(options.niceness)
     try:
         build(options.directory, options.metric, options.m, options.ef_construction, options.threads)
     except TooFewRows as error:
