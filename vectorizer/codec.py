@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 import bson
+from bson.binary import Binary
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from bson.int64 import Int64
@@ -23,6 +25,9 @@ PAYLOAD_DEPTH_MAX = 32
 
 _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(document_class=dict)
 _REFERENCE = b"$ref\0"
+_SCALARS = frozenset({NoneType, bool, int, Int64, float, str, bytes, Binary})
+_SOON_SEARCHED_BYTES = 4096
+"""To search 512 KiB of packed vectors takes 240 microseconds, three times as long as to decode them."""
 
 
 class CodecError(VectorizerError):
@@ -57,12 +62,20 @@ def decode_document(body: bytes) -> dict[str, Any]:
     object.
     """
     document = decode(body)
-    if _REFERENCE not in body:
+    if (len(body) > _SOON_SEARCHED_BYTES and _is_flat(document)) or _REFERENCE not in body:
         return document
     try:
         return {key: _plain(value) for key, value in RawBSONDocument(body).items()}
     except (BSONError, RecursionError) as error:
         raise CodecError(f"not a BSON document: {error}") from error
+
+
+def _is_flat(document: dict[str, Any]) -> bool:
+    """Whether there is no object in it, as far as can be told without going deeper than two levels."""
+    lists = [value for value in document.values() if type(value) is list]
+    return {*map(type, document.values())} <= {*_SCALARS, list} and all(
+        {*map(type, items)} <= _SCALARS for items in lists
+    )
 
 
 def _plain(value: Any) -> Any:

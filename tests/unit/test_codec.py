@@ -36,7 +36,12 @@ def test_what_looks_like_a_reference_of_mongodb_is_an_object() -> None:
         "$ref": "c",
     }
     assert codec.decode_payload(codec.encode_payload(payload)) == payload
-    assert codec.decode_document(bson.encode(payload)) == payload
+    for document in (
+        payload,
+        payload | {"large": bytes(5000)},
+        {"l": [1, {"$ref": "x", "$id": 1}], "s": "s" * 5000},
+    ):
+        assert codec.decode_document(bson.encode(document)) == document
     nested = bson.encode({"$ref": 1})
     for _ in range(700):
         nested = (len(nested) + 8).to_bytes(4, "little") + b"\3a\0" + nested + b"\0"
