@@ -107,9 +107,8 @@ def decode_body(kind: str, body: bytes, breathe: Breathe, list_key: str | None =
     if not body:
         raise validation("the body is empty; a document is expected")
     if kind == BSON:
-        sliced = decode_in_slices(body, breathe) if len(body) > 2 * SLICE_BYTES else None
-        if sliced is not None:
-            return sliced
+        if len(body) > 2 * SLICE_BYTES:
+            return decode_in_slices(body, breathe)
         try:
             return codec.decode_document(body)
         except codec.CodecError as error:
