@@ -269,6 +269,26 @@ def test_a_foreign_master_is_refused_by_both_until_forced_and_the_old_data_is_ke
     assert not forced.link.force
 
 
+@pytest.mark.parametrize("how", ["partial", "rewind", "full"])
+def test_an_operators_force_ends_with_the_sync_that_it_was_for(how: str) -> None:
+    node = master(7)
+    replica = copy_of(node, 7)
+    if how != "partial":  # two masters
+        replica.manifests = [7] if how == "rewind" else []
+        replica.lead("X", raise_epoch=True).commit(3, text="extra")
+        node.lead("B", raise_epoch=True).commit(5)
+    pair = Pair(node, replica, force=True).connect().run().pass_time(5.0)
+    assert pair.streaming() and pair.equal()
+    assert pair.link.totals.full_syncs == (how == "full")
+    pair.cut()
+    pair.master = TwinNode("m").lead("Z").commit(20, text="z")
+    before = replica.offset
+    pair.connect().run()
+    assert pair.link.state is LinkState.REFUSED
+    assert pair.link.totals.refusals == {"foreign_history": 1}
+    assert replica.offset == before
+
+
 def test_a_reborn_empty_master_leaves_the_replicas_data_alone() -> None:
     replica = copy_of(master(), 10)
     pair = Pair(TwinNode("m").lead("B"), replica).connect().run()

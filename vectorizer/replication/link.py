@@ -11,7 +11,7 @@ House rules
 3. Nothing is skipped: an operation is applied only if it follows the newest one and is of the mastership that
    the master's history names for its offset.
 4. Own data is given up only to a history that shares an entry with it, or by an operator's `force`, which
-   holds for one full sync.
+   holds for one sync of whatever kind: the first heartbeat of a stream ends it.
 
 Theory
 ------
@@ -33,8 +33,7 @@ hello asks for a full sync.
 Caveats
 -------
 `now` is monotonic seconds. The master's silence is not counted while work is under way, since nobody reads
-the connection then. `lag_ms` is an estimate between heartbeats: it grows with local time while operations are
-missing.
+the connection then. Between heartbeats `lag_ms` is an estimate, which grows while operations are missing.
 """
 
 from __future__ import annotations
@@ -414,6 +413,7 @@ class ReplicaLink:
         self.master.beats(heartbeat, now, now_ms)
         if self.state is LinkState.STREAMING:
             self._said = (-1, -1)  # answer at once: the master sees our pulse and the lag it may tell next
+            self.force = False  # not in `_stream`: the master's history may still find no room here
             self.retry.succeeded()
 
     def _promote(self, promote: messages.Promote, now: float, now_ms: int) -> None:
