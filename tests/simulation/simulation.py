@@ -14,6 +14,7 @@ from tests.simulation.world import World, watch_masters, watch_nodes
 
 if TYPE_CHECKING:
     from tests.simulation.machine import Machine
+    from vectorizer.node import Node
 
 FAULT_SECS = 8.0
 START_SECS = 2.0
@@ -170,6 +171,10 @@ class Simulation:
                 document["force"] = True
             world.configure(master, document)
             return
+        if self._deposed_by_a_forgotten_mastership(master.node):
+            world.checks.counts["deposed by a forgotten mastership"] += 1
+            world.configure(master, {"role": "master", "force": True})
+            return
         for machine in world.machines:
             if machine is master or machine.server is None:
                 continue
@@ -185,6 +190,13 @@ class Simulation:
             elif link.state == "failed":
                 world.checks.counts["link failed for good"] += 1
                 self.orders.follow(machine, master)
+
+    def _deposed_by_a_forgotten_mastership(self, node: Node) -> bool:
+        """Whether it heard of one that was newer, and that nobody has any more: only a word of the operator, who
+        sees it in the status, lets it write again.
+        """
+        deposed, openings = node.deposed, self.world.checks.openings
+        return deposed is not None and deposed.replication_id in openings and deposed.epoch > node.epoch
 
     def _follows(self, machine: Machine, master: Machine) -> bool:
         """Whether it follows the master; through others, if the operator leaves chains as they are."""
@@ -202,7 +214,7 @@ class Simulation:
 
     def _converged(self) -> bool:
         world, node = self.world, self.world.master.node
-        if node is None or node.role != "master":
+        if node is None or node.role != "master" or self._deposed_by_a_forgotten_mastership(node):
             return False
         key = key_of(node.history, node.offset)
         for machine in world.machines:
