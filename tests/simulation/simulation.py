@@ -192,8 +192,8 @@ class Simulation:
                 self.orders.follow(machine, master)
 
     def _deposed_by_a_forgotten_mastership(self, node: Node) -> bool:
-        """Whether it heard of one that was newer, and that nobody has any more: only a word of the operator, who
-        sees it in the status, lets it write again.
+        """Whether it heard of one that was newer, and that nobody has any more: only a word of the operator,
+        who sees it in the status, lets it write again.
         """
         deposed, openings = node.deposed, self.world.checks.openings
         return deposed is not None and deposed.replication_id in openings and deposed.epoch > node.epoch
