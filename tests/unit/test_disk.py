@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -12,7 +13,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from vectorizer.storage.disk import Buffer, RealDisk, checksum_of, is_disk_full, slices
+from vectorizer.storage.disk import SLICE_BYTES, Buffer, RealDisk, checksum_of, is_disk_full, slices
 
 
 @pytest.fixture
@@ -111,6 +112,38 @@ def test_written_files_return_their_checksum(disk: RealDisk, tmp_path: Path) -> 
     assert disk.write_file(path, parts) == crc32(whole) == checksum_of(disk.map(path))
     assert disk.read(path) == whole
     assert checksum_of(b"") == 0
+
+
+def test_a_large_file_goes_to_the_disk_while_it_is_written(
+    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In slices, with never more than two on their way: the sync at its end finds little left."""
+    asked: list[tuple[str, int]] = []
+
+    def note(descriptor: int, start: int, count: int, flags: int) -> int:
+        assert os.fstat(descriptor).st_size >= start + count
+        asked.append(("begin" if flags == 2 else "wait", start))
+        return 0
+
+    monkeypatch.setattr("vectorizer.storage.disk._sync_file_range", note)
+    disk.write_file(str(tmp_path / "a"), [bytes(3 * SLICE_BYTES), b"and some more"])
+    ends = [0, SLICE_BYTES, 2 * SLICE_BYTES]
+    assert asked == [("begin", 0), ("wait", 0), ("begin", ends[1]), ("wait", ends[1]), ("begin", ends[2])]
+
+
+def test_an_error_of_a_slice_is_that_of_the_file(
+    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: int) -> int:
+        ctypes.set_errno(errno.ENOSPC)
+        return -1
+
+    monkeypatch.setattr("vectorizer.storage.disk._sync_file_range", fail)
+    path = str(tmp_path / "a")
+    with pytest.raises(OSError, match="No space left") as caught:
+        disk.write_file(path, [bytes(2 * SLICE_BYTES)])
+    assert caught.value.filename == path and is_disk_full(caught.value)
+    assert disk.list(str(tmp_path)) == []
 
 
 def test_writing_a_file_again_leaves_its_other_names_alone(disk: RealDisk, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from vectorizer.index.calibration import EF_LADDER, NEIGHBOURS, Calibration, Poi
 from vectorizer.index.flat import Mask, Queries, Selection
 from vectorizer.index.hnsw import Graph, create
 from vectorizer.operations import METRICS, Metric, Vectors
+from vectorizer.storage.disk import SLICE_BYTES, WriteBehind
 
 GRAPH_FILE = "graph.nmslib"
 DESCRIPTION_FILE = "graph.json"
@@ -214,6 +215,9 @@ def _install(directory: Path, description: dict[str, Any]) -> None:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        behind, size = WriteBehind(descriptor), os.fstat(descriptor).st_size
+        for start in range(0, size, SLICE_BYTES):
+            behind.wrote(min(SLICE_BYTES, size - start))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
