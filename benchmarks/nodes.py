@@ -243,7 +243,8 @@ def wait_settled(node: Node, name: str = COLLECTION, seconds: float = 600.0) -> 
     def settled() -> bool:
         nonlocal since, last
         status = node.get(f"/collections/{name}")["indexing_status"]
-        if status != last or not indexed(node, name):
+        is_building = node.get("/replication/status")["graphs"]["building"]  # a merge may wait for it
+        if status != last or is_building or not indexed(node, name):
             since, last = time.monotonic(), status
         time.sleep(0.1)
         return time.monotonic() - since > SETTLED_SECS

@@ -83,12 +83,14 @@ class GraphBuilder:
             self.stop()
 
     def _next(self) -> tuple[Collection, SealedSegment] | None:
-        """The segment that needs a graph most: the largest that is not about to be merged."""
+        """The segment that needs a graph most: the largest that is not about to be merged, or is made by a
+        merge.
+        """
         rows_min = self._database.settings.index.graph_rows_min
         best: tuple[Collection, SealedSegment] | None = None
         for collection in self._database.node.store.collections.values():
             taken = {name for merge in collection.merges for name in merge.segments}
-            for segment in collection.segments:
+            for segment in (*collection.segments, *_made(collection)):
                 if segment.graph is not None or segment.rows < rows_min or segment.name in taken:
                     continue
                 if _failures(segment) >= FAILURES_MAX:
@@ -141,13 +143,15 @@ class GraphBuilder:
     def _is_wanted(self, collection: Collection, segment: SealedSegment) -> bool:
         """Whether the segment is still there: not dropped, not merged away, not replaced by other data."""
         held = self._database.node.store.collections.get(collection.config.name)
-        return held is collection and segment in collection.segments
+        return held is collection and segment in (*collection.segments, *_made(collection))
 
     def _failed(
         self, collection: Collection, segment: SealedSegment, reason: str, *, passing: bool = False
     ) -> None:
         """Say so, and wait. What passes, a full disk, is tried again for ever; anything else a few times."""
         self.failed += 1
+        if collection.made is not None and collection.made.segment is segment:
+            collection.made.graph_failed = True
         if not passing:
             segment.cache["graph_failures"] = _failures(segment) + 1
         log.warning(
@@ -188,6 +192,11 @@ class GraphBuilder:
             child.stderr.close()
             self.stop()
             self._child = None
+
+
+def _made(collection: Collection) -> tuple[SealedSegment, ...]:
+    """The merged segment that is not in place yet, if there is one."""
+    return () if collection.made is None else (collection.made.segment,)
 
 
 def _failures(segment: SealedSegment) -> int:

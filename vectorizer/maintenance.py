@@ -48,7 +48,7 @@ class Maintenance:
         role does not wait for a long merge.
         """
         self._wake = Event()
-        self._graphs = GraphBuilder(database, self.segments_changed)
+        self._graphs = GraphBuilder(database, self._graph_built)
         self._segments_changed_at: float | None = None
         self._checkpoint_at = time.monotonic()
         self._checkpoint_position = 0
@@ -84,6 +84,10 @@ class Maintenance:
         if self._segments_changed_at is None:
             self._segments_changed_at = time.monotonic()
 
+    def _graph_built(self) -> None:
+        self.segments_changed()
+        self._wake.set()  # a merge may wait for it
+
     def graphs_document(self) -> dict[str, object]:
         """How far building graphs is, as status shows it."""
         graphs = self._graphs
@@ -117,8 +121,11 @@ class Maintenance:
     def _work(self) -> bool:
         """Do one piece of work; whether there was any."""
         database = self._database
+        rows_min = database.settings.index.graph_rows_min
         with database.maintenance_lock:
             node = database.node
+            if merging.install_made(node.store, rows_min):
+                self.segments_changed()
             job = sealing.next_seal(database.directory, node.generation, node.store) or merging.next_merge(
                 database.directory, node.generation, node.store
             )
@@ -126,6 +133,7 @@ class Maintenance:
                 return self._plan_merge()
             database.run_work(job.run)
             job.finish(node.store)
+            merging.install_made(node.store, rows_min)
         self.segments_changed()
         self._graphs.wake()
         log.debug(f"{job.kind}_done", collection=job.collection.config.name)

@@ -179,19 +179,30 @@ def promotion(stage: Stage) -> None:
 
 def graphs(stage: Stage) -> None:
     """A segment large enough for a graph is sealed, its graph built and named by a checkpoint; some of its
-    rows are replaced, and the node starts again with the graph.
+    rows are replaced, and the node starts again with the graph. The segment is rewritten: its graph serves
+    until the new one has one, rows die meanwhile.
     """
     node = stage.machines[0]
     stage.start(node)
-    stage.write(node, create(segment_rows=600))
-    for number in range(4):
+    stage.write(node, create(segment_rows=800))
+    for number in range(5):
         stage.write(node, upsert(number * 170, 170))
     _wait_for(stage, node, "builds a graph", _has_graph)
-    stage.wait(lambda: _named_graphs(node) == 1, "a manifest names the graph")
+    stage.wait(lambda: len(_named_graphs(node)) == 1, "a manifest names the graph")
     stage.write(node, upsert(0, 200, "replaced"))
     stage.stop(node)
     stage.start(node)
     assert _has_graph(_collection(node)), "the graph is not loaded"
+    stage.write(node, delete(*range(300, 345)))
+    _wait_for(stage, node, "has written the segment anew", lambda held: held.made is not None)
+    stage.write(node, delete(*range(345, 350)))
+    assert _has_graph(_collection(node)), "the graph went before there was another"
+    _wait_for(stage, node, "merges", lambda held: held.segments[0].name.startswith("m"))
+    assert _has_graph(_collection(node)), "the new segment came without its graph"
+    stage.wait(lambda: _named_graphs(node)[0].startswith("m"), "a manifest names the new one")
+    stage.stop(node)
+    stage.start(node)
+    assert _has_graph(_collection(node)), "the new graph is not loaded"
     stage.stop(node)
 
 
@@ -217,13 +228,14 @@ def _has_graph(collection: Any) -> bool:
     return any(segment.graph is not None for segment in collection.segments)
 
 
-def _named_graphs(machine: Machine) -> int:
+def _named_graphs(machine: Machine) -> list[str]:
     assert machine.node is not None
-    return sum(
-        "graph.json" in segment.files
+    return [
+        segment.name
         for record in machine.node.manifest.collections
         for segment in record.segments
-    )
+        if "graph.json" in segment.files
+    ]
 
 
 def _caught_up(stage: Stage, master: Machine, replica: Machine) -> None:

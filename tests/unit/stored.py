@@ -116,6 +116,7 @@ class StoredNode:
         while (job := merging.next_merge(self.directory, self.node.generation, self.node.store)) is not None:
             job.run()
             job.finish(self.node.store)
+            merging.install_made(self.node.store, graph_rows_min=0)
             count += 1
         return count
 

@@ -97,6 +97,7 @@ def test_a_merge_takes_the_rows_live_at_its_offset_and_carries_deletions_over(no
     node.delete(2)
     node.upsert(3, seed=3)
     job.finish(node.node.store)
+    assert merging.install_made(node.node.store, graph_rows_min=0)
     assert content(node.things) == expected(([*range(4, 9), *range(11, 32)], 0, None), ([3], 3, None))
     (segment,) = node.things.segments
     assert (segment.name, segment.rows, segment.dead_rows) == (f"m{offset:016d}", 30, 4)

@@ -13,6 +13,7 @@ import pytest
 from tests.unit.served import Cluster, Served, cluster_at, wait_until
 from vectorizer import graphs
 from vectorizer.graphs import GraphBuilder
+from vectorizer.operations import Merge
 
 ROWS = 600
 VALUES = {"index.graph_rows_min": 512, "index.builder_niceness": 0}
@@ -153,3 +154,100 @@ def test_a_builder_ends_with_its_node(cluster: Cluster) -> None:
     assert not os.path.exists(f"/proc/{process.pid}")
     node.start()
     wait_until(lambda: has_graph(node), "the graph")
+
+
+def two_graphs(served: Served) -> Served:
+    """Two segments of ROWS rows, each with its graph."""
+    served.create(dimension=8, segment_rows=ROWS, segment_rows_max=4 * ROWS)
+    served.put(*range(2 * ROWS), dimension=8)
+    wait_until(lambda: [item.graph is None for item in segments(served)] == [False, False], "two graphs")
+    return served
+
+
+def merge(served: Served) -> None:
+    names = tuple(segment.name for segment in segments(served))
+    served.server.database.write(Merge("things", names))
+
+
+def hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "command", lambda *_: ["sleep", "1000"])
+
+
+def scanned_rows(served: Served) -> int:
+    """Rows that a search of now finds by no graph."""
+    view = served.server.database.view("things")
+    return sum(part.rows for part in view.chunks if part.chunk.graph is None)
+
+
+def test_no_search_during_a_merge_is_a_scan(cluster: Cluster) -> None:
+    master = two_graphs(cluster.master(**VALUES))
+    things = master.server.database.node.store.get("things")
+    merge(master)
+
+    def is_merged() -> bool:
+        assert scanned_rows(master) == 0
+        return len(things.segments) == 1
+
+    wait_until(lambda: is_merged() or things.made is not None, "the merged segment")
+    master.request("POST", "/collections/things/vectors/delete", {"ids": ["id-1", f"id-{ROWS}"]})
+    before = master.digest()
+    assert before[1] == 2 * ROWS - 2
+    wait_until(is_merged, "its graph")
+    assert things.merges == [] and things.made is None
+    assert master.digest() == before
+    master.server.maintenance.checkpoint()
+    master.restart()
+    assert master.digest() == before
+    assert has_graph(master)
+
+
+def test_a_restart_while_a_merge_waits_for_its_graph(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = two_graphs(cluster.master(**VALUES))
+    with monkeypatch.context() as patch:
+        hung(patch)
+        merge(master)
+        wait_until(lambda: builder(master).building, "a builder")
+        master.put(3, 4, seed=1, dimension=8)
+        before = master.digest()
+        for _ in range(3):  # as many as remove what no manifest names
+            master.server.maintenance.checkpoint()
+        made = master.server.database.node.store.get("things").made
+        assert made is not None and os.path.exists(f"{made.segment.directory}/vectors.npy")
+        replica = cluster.replica(master, **VALUES)
+        replica.follows(master)
+        assert replica.digest() == before
+        master.stop()
+    master.start()
+    assert [segment.graph is None for segment in segments(master)] == [False, False]
+    wait_until(lambda: len(segments(master)) == 1, "the merge, made again")
+    assert has_graph(master)
+    assert master.digest() == before
+
+
+def test_a_merge_does_not_wait_for_a_graph_that_fails(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "RETRY_SECS", 0.01)
+    node = two_graphs(cluster.start("node", VALUES))
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    merge(node)
+    wait_until(lambda: len(segments(node)) == 1, "the merge")
+    assert not has_graph(node)
+    assert builder(node).failed > 0
+
+
+def test_a_merge_does_not_wait_while_segments_pile_up(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = two_graphs(cluster.start("node", VALUES))
+    hung(monkeypatch)
+    merge(node)
+    wait_until(lambda: builder(node).building, "a builder")
+    node.put(*range(2 * ROWS, 4 * ROWS), dimension=8)
+    wait_until(lambda: len(segments(node)) == 4, "two more segments")
+    assert node.server.database.node.store.get("things").made is not None
+    node.put(*range(4 * ROWS, 6 * ROWS), dimension=8)
+    wait_until(lambda: [item.name[0] for item in segments(node)] == ["m", "m"], "both merges")
+    assert node.digest()[1] == 6 * ROWS

@@ -114,6 +114,7 @@ def test_deletions_during_a_merge_are_carried_over(node: StoredNode) -> None:
     node.delete(3)
     node.upsert(5, seed=1)
     job.finish(node.node.store)
+    assert merging.install_made(node.node.store, graph_rows_min=0)
     wanted = expected((range(16), 0, None), ([5], 1, None))
     del wanted["id-3"]
     assert content(node.things) == wanted

@@ -153,6 +153,8 @@ def capture(
         )
         captured.append(_Captured(collection, record, view.chunks, files))
         pinned = pinned | {segment.directory_name for segment in collection.segments}
+        if collection.made is not None:
+            pinned.add(collection.made.segment.directory_name)
     return Checkpoint(directory, generation, base, captured, pinned)
 
 

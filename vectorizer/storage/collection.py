@@ -41,6 +41,20 @@ class PendingMerge:
         return f"m{self.offset:016d}"
 
 
+@dataclass(slots=True, eq=False)
+class MadeMerge:
+    """The segment of the oldest pending merge, written but not in place: until it has a graph, its sources
+    are searched by theirs. In memory only; after a restart it is made again.
+    """
+
+    merge: PendingMerge
+    segment: SealedSegment
+    kept: list[npt.NDArray[np.int32]]
+    """The rows taken over from each source, in order."""
+    graph_failed: bool = False
+    """Whether building the graph has failed: nothing is waited for then."""
+
+
 def norms_of(vectors: Vectors) -> npt.NDArray[np.float32]:
     """L2 norm of each vector (n, d), accumulated in float64 so that it does not overflow, float32 of shape
     (n,).
@@ -62,6 +76,7 @@ class Collection:
         self.segments: list[SealedSegment] = []
         self.growing: list[GrowingChunk] = []
         self.merges: list[PendingMerge] = []
+        self.made: MadeMerge | None = None
         self.appended_rows = 0
         self.vector_count = 0
 
@@ -162,6 +177,7 @@ class Collection:
             self.segments.append(segment)
             self.segments.sort(key=lambda item: _order_of(item.name))
         self.merges.remove(merge)
+        self.made = None
         return sources
 
     # -- reading ----------------------------------------------------------------------------------------

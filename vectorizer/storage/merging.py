@@ -4,14 +4,21 @@ The master plans (``plan``) and commits a merge operation; every node then makes
 rows that were live at the operation's offset (``Merge``), in the background, and carries over what was
 deleted since. Few large graphs answer faster than many small ones, so segments of similar size are merged
 up to ``segment_rows_max`` rows, and segments with many dead rows are rewritten.
+
+What has been made takes the place of its sources at once, or, if searches would lose the graphs of these,
+when its own graph is there (``waits_for_graph``). Until then it counts for nothing: not in a view, not in a
+manifest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from vectorizer.storage.collection import Collection, PendingMerge
+from vectorizer.operations import CollectionConfig
+from vectorizer.storage.collection import Collection, MadeMerge, PendingMerge
 from vectorizer.storage.data_directory import DataDirectory
 from vectorizer.storage.sealing import segment_directory_name
 from vectorizer.storage.segment import SealedSegment, merge_segments, open_segment
@@ -32,7 +39,11 @@ def plan(collection: Collection, dead_fraction_max: float) -> tuple[str, ...] | 
     for segment in segments:
         if segment.dead_rows > dead_fraction_max * segment.rows:
             return (segment.name,)
-    config = collection.config
+    return _of_one_size(collection.config, segments)
+
+
+def _of_one_size(config: CollectionConfig, segments: Sequence[SealedSegment]) -> tuple[str, ...] | None:
+    """Names of FAN_IN segments of one size class that fit into one segment."""
     by_class: dict[int, list[SealedSegment]] = {}
     for segment in segments:
         size_class = _size_class(segment.rows, config.segment_rows)
@@ -73,6 +84,38 @@ def plan_idle(collection: Collection) -> tuple[str, ...] | None:
     return tuple(name for name in rows_of if name in chosen)
 
 
+def waits_for_graph(collection: Collection, graph_rows_min: int) -> bool:
+    """Whether the merged segment that is made, but not in place, waits for its graph any longer.
+
+    Otherwise searches would scan: 33,000 rows in 4.9 ms (p50 beside the builder) instead of 2.0. No waiting
+    where nothing is gained, where the build has failed, or where the next merge is due: so segments never
+    pile up while rows come in faster than graphs are built.
+    """
+    made = collection.made
+    if made is None or made.graph_failed or made.segment.graph is not None:
+        return False
+    if made.segment.rows < graph_rows_min or len(collection.merges) > 1:
+        return False
+    sources = set(made.merge.segments)
+    others = [segment for segment in collection.segments if segment.name not in sources]
+    if _of_one_size(collection.config, others) is not None:
+        return False
+    return any(segment.graph is not None for segment in collection.segments if segment.name in sources)
+
+
+def install_made(store: Store, graph_rows_min: int) -> bool:
+    """Put merged segments in place that wait no longer; whether there were any."""
+    ready = [
+        collection
+        for collection in store.collections.values()
+        if collection.made is not None and not waits_for_graph(collection, graph_rows_min)
+    ]
+    for collection in ready:
+        assert collection.made is not None
+        collection.install_merged(collection.made.merge, collection.made.segment, collection.made.kept)
+    return bool(ready)
+
+
 def _size_class(rows: int, segment_rows: int) -> int:
     """0 for less than two freshly sealed segments, then one more for each factor of FAN_IN."""
     size_class, bound = 0, segment_rows * 2
@@ -111,15 +154,19 @@ class Merge:
         self._segment = open_segment(self._disk, self._path, self.merge.name, files, verify=False)
 
     def finish(self, store: Store) -> None:
-        """Serve the rows from the merged segment from here on."""
-        if store.collections.get(self.collection.config.name) is self.collection:
-            self.collection.install_merged(self.merge, self._segment, self._kept)
+        """Made: ``install_made`` puts it in place, at once or later. Sources without rows are gone now."""
+        if store.collections.get(self.collection.config.name) is not self.collection:
+            return
+        if self._segment is None:
+            self.collection.install_merged(self.merge, None, self._kept)
+        else:
+            self.collection.made = MadeMerge(self.merge, self._segment, self._kept)
 
 
 def next_merge(directory: DataDirectory, generation: int, store: Store) -> Merge | None:
-    """The next merge whose sources are all sealed, if any."""
+    """The next merge whose sources are all sealed, if any; one at a time of each collection."""
     for collection in store.collections.values():
-        if collection.merges:
+        if collection.merges and collection.made is None:
             names = {segment.name for segment in collection.segments}
             merge = collection.merges[0]
             waiting = {chunk.name for chunk in collection.growing}
