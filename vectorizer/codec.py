@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from struct import Struct
 from types import NoneType
 from typing import Any
 
@@ -23,6 +25,9 @@ INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 PAYLOAD_DEPTH_MAX = 32
 
+_FLAT = frozenset({str, bool, int, float, NoneType})
+"""What is stored as it is; of numbers, those that BSON and JSON can hold."""
+_LENGTH = Struct("<i")
 _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(document_class=dict)
 _REFERENCE = b"$ref\0"
 _SCALARS = frozenset({NoneType, bool, int, Int64, float, str, bytes, Binary})
@@ -96,6 +101,45 @@ def encode_payload(payload: Mapping[str, Any] | None) -> bytes:
         return bson.encode(_canonical_document(payload, 1, ""))
     except (BSONError, OverflowError, ValueError, TypeError) as error:
         raise validation(f"payload cannot be stored: {error}") from error
+
+
+def encode_flat_payloads(payloads: Sequence[dict[str, Any]]) -> list[bytes] | None:
+    """``encode_payload`` of each, if all are flat and can be stored; None: one by one, which says why not.
+
+    One call of the encoder for all, and checks of all values together: 0.5 us a payload instead of 1.7.
+    """
+    shapes = set(map(tuple, payloads))
+    for shape in shapes:
+        # The encoder puts _id first, but only in a document that is in no other.
+        if set(map(type, shape)) - {str} or "\0" in "".join(shape) or "_id" in shape:
+            return None
+    values = list(chain.from_iterable([payload.values() for payload in payloads]))
+    kinds = set(map(type, values))
+    if not kinds <= _FLAT:
+        return None
+    if int in kinds and not all(INT64_MIN <= value <= INT64_MAX for value in values if type(value) is int):
+        return None
+    if float in kinds and not all(math.isfinite(value) for value in values if type(value) is float):
+        return None
+    if any(list(shape) != sorted(shape) for shape in shapes):
+        payloads = [dict(sorted(payload.items())) for payload in payloads]
+    try:
+        together = bson.encode({"": payloads})
+    except (BSONError, OverflowError, ValueError, TypeError):
+        return None
+    return _documents_of_list(together, len(payloads))
+
+
+def _documents_of_list(together: bytes, count: int) -> list[bytes]:
+    """The objects of the list that is the only element, of no name, of a document."""
+    place = _LENGTH.size + 2 + _LENGTH.size  # of the document, type and name of its element, of the list
+    documents = []
+    for index in range(count):
+        place += 2 + len(str(index))  # the type, and a name that is the number
+        end = place + _LENGTH.unpack_from(together, place)[0]
+        documents.append(together[place:end])
+        place = end
+    return documents
 
 
 def decode_payload(payload: bytes) -> dict[str, Any] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import bson
 import pytest
 from bson import ObjectId
@@ -53,6 +55,40 @@ def test_the_order_of_keys_does_not_matter() -> None:
     one = {"b": 1, "a": {"y": [{"k": 1, "j": 2}], "x": 2}}
     other = {"a": {"x": 2, "y": [{"j": 2, "k": 1}]}, "b": 1}
     assert codec.encode_payload(one) == codec.encode_payload(other)
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**64), 2**64),
+    st.floats(),
+    st.text(max_size=3),
+    st.binary(max_size=2),
+)
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(["a", "b", "Z", "_id", "", "n\0"]), SCALARS | PAYLOADS, max_size=3)
+    )
+)
+def test_flat_payloads_are_encoded_together_as_one_by_one_or_not_at_all(
+    payloads: list[dict[str, Any]],
+) -> None:
+    together = codec.encode_flat_payloads(payloads)
+    if together is not None:
+        assert together == [codec.encode_payload(payload) for payload in payloads]
+    assert codec.encode_flat_payloads([{"b": 1.5, "a": "x"}, {"c": None}] * 60) is not None
+    for bad in (
+        {"_id": 1},
+        {"a": 2**63},
+        {"a": float("nan")},
+        {"a\0": 1},
+        {"a": {}},
+        {1: 2},
+        {"a": "\ud800"},
+    ):
+        assert codec.encode_flat_payloads([{"a": 1}, bad]) is None
 
 
 def test_no_payload_is_no_bytes() -> None:

@@ -59,6 +59,20 @@ def test_items() -> None:
     assert rows.payloads == [codec.encode_payload({"a": 2, "b": 1}), b"", b"", b""]
 
 
+def test_payloads_of_many_items_are_those_of_each() -> None:
+    items = [{"vector": GOOD, "payload": {"b": index, "a": "é" * (index % 20)}} for index in range(200)]
+    expected = [codec.encode_payload(item["payload"]) for item in items]
+    assert rows_of_items(items, LIMITS, nothing).payloads == expected
+    for bad, words in (
+        ({"a": "x" * 64}, r"vectors\[170\].payload has 77 bytes, the limit is 64"),
+        ({"a": float("inf")}, r"vectors\[170\].payload: payload field 'a' is inf"),
+        ([1], r"vectors\[170\].payload must be an object or null, not a list"),
+    ):
+        items[170]["payload"] = bad
+        with pytest.raises(RequestError, match=words):
+            rows_of_items(items, LIMITS, nothing)
+
+
 def test_items_of_bson_may_mix_binary_and_lists() -> None:
     values = [packed(1, 2, 3), Binary(b"\x27\x00" + packed(4, 5, 6), 9), [7.0, 8, bson.Int64(9)]]
     items = [{"vector": through_bson(value)} for value in values]

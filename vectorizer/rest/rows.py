@@ -38,6 +38,8 @@ SLICE_VALUES = 32 * 1024
 SLICE_PACKED = 1024 * 1024
 """Packed numbers checked between two breaths: about 2 ms."""
 SLICE_ITEMS = 256
+SLICE_PAYLOADS = 64
+"""Payloads encoded between two breaths: each may have a megabyte."""
 _SQUARES_MIN, _SQUARES_MAX = 1e-60, 1e76
 """A sum of squares of up to 2^20 numbers between these: the largest is neither 0 nor infinite as float32."""
 _PACKED_MIN, _PACKED_MAX = 0.0, float("inf")
@@ -192,10 +194,16 @@ def _blame_duplicate(ids: Sequence[bytes], where: str) -> NoReturn:
 def read_payloads(values: Sequence[Any], where: str, bytes_max: int, breathe: Breathe) -> list[bytes]:
     """Canonical BSON of each payload, ``b""`` for null."""
     payloads: list[bytes] = []
-    for index, value in enumerate(values):
-        payloads.append(b"" if value is None else read_payload(value, where.format(index), bytes_max))
-        if index % SLICE_ITEMS == SLICE_ITEMS - 1:
-            breathe()
+    for start in range(0, len(values), SLICE_PAYLOADS):
+        part = values[start : start + SLICE_PAYLOADS]
+        flat = codec.encode_flat_payloads(part) if set(map(type, part)) == {dict} else None
+        if flat is None or max(map(len, flat)) > bytes_max:
+            flat = [
+                b"" if value is None else read_payload(value, where.format(index), bytes_max)
+                for index, value in enumerate(part, start)
+            ]
+        payloads += flat
+        breathe()
     return payloads
 
 
