@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from types import NoneType
 from typing import Any, Protocol
 
@@ -35,8 +36,8 @@ it takes for the bytes of ordinary vectors: 8 MiB of ``1,1,1`` held the event lo
 """
 PARSE_NS_MAX = 45_000_000
 """Longest that one call of the parser may take: it cannot be interrupted, and holds the event loop."""
-CHEAP_BYTES = 128 * 1024
-"""Below this size no JSON takes long."""
+CHEAP_BYTES = 320 * 1024
+"""Below this size no JSON takes long: at most 100 ns a byte, for lists in lists."""
 SPLIT_TRIES = 64
 """Commas tried in vain as ends of slices before a body is parsed as a whole."""
 
@@ -255,7 +256,7 @@ def check_depth(document: Any, depth_max: int, breathe: Breathe, list_key: str |
     level: list[Any] = [document]
     for number in range(depth_max):
         flat_key = "vector" if list_key is not None and number == _ITEMS_LEVEL else None
-        level = [item for value in level for item in _containers(value, breathe, flat_key)]
+        level = _containers(level, breathe, flat_key)
         if not level:
             return
     raise validation(f"the body is nested more than {depth_max} levels deep", limit=depth_max)
@@ -263,20 +264,37 @@ def check_depth(document: Any, depth_max: int, breathe: Breathe, list_key: str |
 
 _ITEMS_LEVEL = 2
 """Of the items of a list in a document, which is level 0."""
+_OBJECTS_AT_ONCE = 64
 _CONTAINERS = (dict, list, Mapping)
 _SCALARS = frozenset({int, float, str, bool, NoneType, bytes})
 
 
-def _containers(value: Any, breathe: Breathe, flat_key: str | None) -> list[Any]:
-    """The objects and lists directly inside a value."""
-    if isinstance(value, (dict, Mapping)):  # a dict is recognised without asking the abstract class
-        inside = value.values() if flat_key is None else [value[key] for key in value if key != flat_key]
-    elif isinstance(value, list):
+def _containers(values: list[Any], breathe: Breathe, flat_key: str | None) -> list[Any]:
+    """The objects and lists directly inside these values.
+
+    Objects are looked at together: 100 items with a payload each take 40 us instead of 120.
+    """
+    found: list[Any] = []
+    objects: list[Mapping[str, Any]] = []
+    for value in values:
+        if isinstance(value, (dict, Mapping)):  # a dict is recognised without asking the abstract class
+            objects.append(value)
+        elif isinstance(value, list):
+            breathe()
+            found += _only_containers(value)
+    for start in range(0, len(objects), _OBJECTS_AT_ONCE):
+        part = objects[start : start + _OBJECTS_AT_ONCE]
+        if flat_key is None:
+            inside = list(chain.from_iterable([value.values() for value in part]))
+        else:
+            inside = [item for value in part for key, item in value.items() if key != flat_key]
+        found += _only_containers(inside)
         breathe()
-        inside = value
-    else:
-        return []
+    return found
+
+
+def _only_containers(values: list[Any]) -> list[Any]:
     # A list of numbers, such as a vector, is recognised at the speed of C.
-    if set(map(type, inside)) <= _SCALARS:
+    if set(map(type, values)) <= _SCALARS:
         return []
-    return [item for item in inside if isinstance(item, _CONTAINERS)]
+    return [value for value in values if isinstance(value, _CONTAINERS)]

@@ -32,6 +32,8 @@ ID_HEADER = "X-Replication-Id"
 JSON_FACTOR = 8
 BSON_FACTOR = 2
 """Memory that a body takes while it is read and decoded, as a multiple of its size."""
+COUNTED_BYTES = 64 * 1024
+"""In JSON up to this size the brackets are counted."""
 
 NO_QUERY = Table("NoQuery", {})
 _TIMEOUT = Field(Integer(0, 3_600_000), "how long to wait, in milliseconds", default=-1)
@@ -140,8 +142,10 @@ class Request:
         self._reserved = bounds.budget.reserve(size * factor, bounds.bodies.seconds)
         body = read_body(self.environ, kind, bounds.bodies)
         document = decode_body(kind, body, self.breathe, self.route.list_key)
-        # So few brackets cannot be nested too deep, which spares most bodies the walk.
-        if kind == BSON or body.count(b"[") + body.count(b"{") > bounds.depth:
+        # So few brackets cannot be nested too deep, which spares small bodies the walk; in large ones they
+        # take longer to count.
+        large = len(body) > COUNTED_BYTES
+        if kind == BSON or large or body.count(b"[") + body.count(b"{") > bounds.depth:
             check_depth(document, bounds.depth, self.breathe, self.route.list_key)
         self.has_booleans = kind == BSON or may_have_booleans(body)
         return document

@@ -187,18 +187,23 @@ class VectorRoutes:
     def upsert(self, request: Request, name: str) -> Answer:
         """All rows or none, as one operation."""
         collection = self._database.collection(name)
+        rows = self._rows(request, collection)
+        self._last_switch(collection, name)
+        result = self._database.write(Upsert(name, rows))
+        return written(result, ids=[id_.decode() for id_ in rows.ids], upserted=len(rows))
+
+    def _rows(self, request: Request, collection: Collection) -> Rows:
+        """The rows in a body. Its document ends here, not with the request, which waits for the disk: so the
+        next one finds its memory in the caches.
+        """
         config, limits = collection.config, self._limits
         row_limits = RowLimits(config.dimension, config.metric, limits.id_bytes_max, limits.payload_bytes_max)
         document = request.document()
         if isinstance(document, Mapping) and isinstance(document.get("vectors"), bytes):
             columns = self._columns_table.read(document)
-            rows = rows_of_columns(columns, row_limits, limits.batch_rows_max, request.breathe)
-        else:
-            items = self._items_table.read(document)["vectors"]
-            rows = rows_of_items(items, row_limits, request.breathe, booleans=request.has_booleans)
-        self._last_switch(collection, name)
-        result = self._database.write(Upsert(name, rows))
-        return written(result, ids=[id_.decode() for id_ in rows.ids], upserted=len(rows))
+            return rows_of_columns(columns, row_limits, limits.batch_rows_max, request.breathe)
+        items = self._items_table.read(document)["vectors"]
+        return rows_of_items(items, row_limits, request.breathe, booleans=request.has_booleans)
 
     def delete_many(self, request: Request, name: str) -> Answer:
         """By ids or by filter; what is not there is no error, and changing nothing takes no offset.
