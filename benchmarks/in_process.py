@@ -173,6 +173,9 @@ class UnsyncedFile:
         """Bytes."""
         return self._file.size
 
+    def write_behind(self, count: int) -> None:
+        """Nothing."""
+
     def sync(self) -> None:
         """Nothing."""
 

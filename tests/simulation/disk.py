@@ -340,6 +340,9 @@ class SimulatedFile:
         self._check()
         self._disk.sync(self._content)
 
+    def write_behind(self, count: int) -> None:
+        self._check()  # it makes nothing durable
+
     def truncate(self, size: int) -> None:
         self._check()
         if size > len(self._content.seen) and self._disk.full:

@@ -46,6 +46,9 @@ class _MeasuredFile:
         self._file.sync()
         self._syncs.observe(time.perf_counter() - started)
 
+    def write_behind(self, count: int) -> None:
+        self._file.write_behind(count)
+
     def truncate(self, size: int) -> None:
         self._file.truncate(size)
 

@@ -48,6 +48,9 @@ class File(Protocol):
     def sync(self) -> None:
         """Make everything written durable; raises OSError."""
 
+    def write_behind(self, count: int) -> None:
+        """So many bytes, the next ones of the file, are written: let the disk have them before the sync."""
+
     def truncate(self, size: int) -> None:
         """Cut the file, or lengthen it with zeros."""
 
@@ -278,6 +281,7 @@ class RealFile:
     def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor = descriptor
         self._path = path
+        self._behind = WriteBehind(descriptor)
 
     @property
     def size(self) -> int:
@@ -296,6 +300,10 @@ class RealFile:
     def sync(self) -> None:
         with _naming(self._path):
             os.fdatasync(self._descriptor)
+
+    def write_behind(self, count: int) -> None:
+        with _naming(self._path):
+            self._behind.wrote(count)
 
     def truncate(self, size: int) -> None:
         with _naming(self._path):

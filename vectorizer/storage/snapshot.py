@@ -126,6 +126,7 @@ class SnapshotReceiver:
             path = f"{self.directory.segments_path(self.generation)}/{name}"
             handle = self._open[name] = self.directory.disk.create(path, file.bytes)
         handle.write_at(position, [data])
+        handle.write_behind(len(data))
         done, checksum = done + len(data), crc32(data, checksum)
         self._received[name] = done, checksum
         if done == file.bytes:
