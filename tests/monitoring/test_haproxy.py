@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 import time
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 
 from tests.cluster.harness import Client, Cluster, Node, wait_until
+from tests.cluster.harness.crew import Crew
 from tests.monitoring.exposition import Scrape
 from tests.monitoring.programs import CONF, HAProxy
 
@@ -20,53 +20,41 @@ QUESTION = {"vector": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], "limit": 3}
 SEARCH = "/collections/alpha/search"
 
 
-class Reading:
+class Reading(Crew):
     """Clients that read through the balancer all the time, as a context; any answer but 200 is a failure."""
 
     def __init__(self, client: Client) -> None:
         self.answers = 0
-        self.failures: list[str] = []
+        self.refused: list[str] = []
         self._client = client
-        self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(READERS)]
-
-    def __enter__(self) -> Reading:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join(20)
+        super().__init__("a reader", [partial(self._read, number) for number in range(READERS)])
 
     def wait_answers(self, more: int) -> None:
         """Until so many further reads were answered; none may have failed by then."""
         goal = self.answers + more
-        wait_until(lambda: self.failures or self.answers >= goal, f"{more} more reads")
-        assert self.failures == []
+        wait_until(lambda: self.failures or self.refused or self.answers >= goal, f"{more} more reads")
+        self.raise_failure()
+        assert self.refused == []
 
-    def _run(self, number: int) -> None:
+    def _read(self, number: int) -> None:
         requests = [
             ("POST", SEARCH, QUESTION),
             ("GET", "/collections/alpha/vectors/first", None),
             ("POST", f"{SEARCH}/batch", {"searches": [QUESTION, QUESTION]}),
             ("GET", "/collections", None),
         ]
-        while not self._stopped.is_set():
+        while not self.stopped.is_set():
             number += 1
             method, path, document = requests[number % len(requests)]
             try:
                 answer = self._client.request(method, path, document)
             except OSError as error:
-                self.failures.append(f"{method} {path}: {error!r}")
+                self.refused.append(f"{method} {path}: {error!r}")
                 continue
             if answer.status == 200:
                 self.answers += 1
             else:
-                self.failures.append(f"{method} {path}: {answer.status} {answer.body}")
+                self.refused.append(f"{method} {path}: {answer.status} {answer.body}")
             time.sleep(READ_PAUSE_SECS)
 
 
@@ -124,5 +112,5 @@ def test_no_read_fails_through_a_death_and_a_promotion(cluster: Cluster, tmp_pat
             other.kill()
             wait_until(lambda: balancer.up("replicas") == set(), "no replica is left")
             reading.wait_answers(200)
-        assert reading.failures == []
+        assert reading.refused == []
         assert client.get("/collections/alpha/vectors/second")["id"] == "second"

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import itertools
 import random
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from types import TracebackType
+from functools import partial
 from typing import Any
 
 from tests.cluster.harness import Answer, Client, InDoubt, Node, NotSent, payload_of, vector_of
+from tests.cluster.harness.crew import Crew
 from tests.cluster.harness.load import TEMPORARY, UNKNOWN_OUTCOMES
 
 SET = "set"
 TIMEOUT_SECS = 3.0
 WAIT_MS = 1000
 RETRY_SECS = 0.05
-JOIN_SECS = 30.0
 BATCH_ROWS = (1, 1, 1, 2, 5)
 
 
@@ -47,53 +46,32 @@ def id_of(serial: int) -> str:
     return f"n{serial}"
 
 
-class SetClients:
+class SetClients(Crew):
     """Several clients at once, as a context. ``wait`` replicas must hold a write before it counts."""
 
     def __init__(
         self, nodes: Sequence[Node], *, clients: int, writes_per_sec: float, wait: int, seed: int
     ) -> None:
         self.writes: list[Write] = []
-        self.failures: list[BaseException] = []
         self._nodes = nodes
         self._serials = itertools.count(1)
         self._pause_secs = clients / writes_per_sec
         self._wait = wait
-        self._stopped = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(random.Random(seed * 100 + number),), daemon=True)
-            for number in range(clients)
-        ]
-
-    def __enter__(self) -> SetClients:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join(JOIN_SECS)
-        if error is None and self.failures:
-            raise AssertionError(f"a client met {self.failures[0]!r}") from self.failures[0]
+        chances = [random.Random(seed * 100 + number) for number in range(clients)]
+        super().__init__("a client", [partial(self._write, chance) for chance in chances])
 
     def acknowledged(self) -> list[Write]:
         """Writes that were answered with success, in the order of their answers."""
         return [write for write in self.writes if write.outcome is Outcome.ACKNOWLEDGED]
 
-    def _run(self, chance: random.Random) -> None:
-        try:
-            client = _Client(self._nodes, self._wait, chance)
-            while not self._stopped.is_set():
-                serials = tuple(itertools.islice(self._serials, chance.choice(BATCH_ROWS)))
-                write = client.write(serials)
-                self.writes.append(write)
-                pause_secs = self._pause_secs if write.outcome is Outcome.ACKNOWLEDGED else RETRY_SECS
-                self._stopped.wait(pause_secs * chance.uniform(0.5, 1.5))
-        except BaseException as error:  # noqa: BLE001 - told by __exit__
-            self.failures.append(error)
+    def _write(self, chance: random.Random) -> None:
+        client = _Client(self._nodes, self._wait, chance)
+        while not self.stopped.is_set():
+            serials = tuple(itertools.islice(self._serials, chance.choice(BATCH_ROWS)))
+            write = client.write(serials)
+            self.writes.append(write)
+            pause_secs = self._pause_secs if write.outcome is Outcome.ACKNOWLEDGED else RETRY_SECS
+            self.stopped.wait(pause_secs * chance.uniform(0.5, 1.5))
 
 
 class _Client:

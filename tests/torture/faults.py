@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
+from functools import partial
 
 from tests.cluster.harness import Node, NotStarted, Proxy
+from tests.cluster.harness.crew import Crew
 from tests.cluster.harness.proxy import Direction
 from tests.torture.trio import Trio
 
-JOIN_SECS = 60.0
 SLOW_BYTES_PER_SEC = (2_000, 20_000)
 CUT_WITHIN_BYTES = (100, 20_000)
 
@@ -49,7 +48,7 @@ class Events:
             self.told.append(Event(kind, began_at, time.monotonic()))
 
 
-class Faults:
+class Faults(Crew):
     """Breaks links and processes of a trio as long as the context lasts; all is whole again after it."""
 
     def __init__(
@@ -57,45 +56,23 @@ class Faults:
     ) -> None:
         self._trio = trio
         self._events = events
-        self._stopped = threading.Event()
-        self.failures: list[BaseException] = []
         links, processes = random.Random(seed * 10 + 1), random.Random(seed * 10 + 2)
-        self._threads = [
-            threading.Thread(target=self._run, args=(self._break_link, links, link_secs), daemon=True),
-            threading.Thread(
-                target=self._run, args=(self._break_process, processes, process_secs), daemon=True
-            ),
+        tasks = [
+            partial(self._break, self._break_link, links, link_secs),
+            partial(self._break, self._break_process, processes, process_secs),
         ]
+        super().__init__("a fault", tasks)
 
-    def __enter__(self) -> Faults:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join(JOIN_SECS)
+    def stop(self) -> None:
+        """End them, and let everything be whole again."""
+        super().stop()
         self._trio.heal()
-        if error is None:
-            self.raise_failure()
-            assert not any(thread.is_alive() for thread in self._threads), "a fault does not end"
 
-    def raise_failure(self) -> None:
-        """What a fault met that must not be, as a node that did not start again."""
-        if self.failures:
-            raise AssertionError(f"a fault met {self.failures[0]!r}") from self.failures[0]
-
-    def _run(
+    def _break(
         self, break_one: Callable[[random.Random], None], chance: random.Random, every_secs: float
     ) -> None:
-        try:
-            while not self._stopped.wait(every_secs * chance.uniform(0.5, 1.5)):
-                break_one(chance)
-        except BaseException as error:  # noqa: BLE001 - told by raise_failure
-            self.failures.append(error)
+        while not self.stopped.wait(every_secs * chance.uniform(0.5, 1.5)):
+            break_one(chance)
 
     # -- links ---------------------------------------------------------------------------------------------
 
@@ -127,19 +104,19 @@ class Faults:
     def _slow(self, way: Proxy, chance: random.Random) -> None:
         way.bytes_per_sec = chance.uniform(*SLOW_BYTES_PER_SEC)
         way.delay_secs = chance.choice([0.0, 0.05])
-        self._stopped.wait(chance.uniform(0.5, 2))
+        self.stopped.wait(chance.uniform(0.5, 2))
         way.heal()
 
     def _half_open(self, way: Proxy, chance: random.Random) -> None:
         """Nothing passes in one direction or both, and nobody is told; also for longer than the timeout."""
         directions: list[tuple[Direction, ...]] = [("down",), ("up",), ("down", "up")]
         way.swallow(*chance.choice(directions))
-        self._stopped.wait(chance.uniform(0.5, 4))
+        self.stopped.wait(chance.uniform(0.5, 4))
         way.heal()
 
     def _refuse(self, way: Proxy, chance: random.Random) -> None:
         way.refuse()
-        self._stopped.wait(chance.uniform(0.5, 2))
+        self.stopped.wait(chance.uniform(0.5, 2))
         way.heal()
 
     # -- processes -----------------------------------------------------------------------------------------
@@ -157,10 +134,10 @@ class Faults:
 
     def _kill(self, node: Node, chance: random.Random) -> None:
         node.kill()
-        self._stopped.wait(chance.choice([0.0, 0.5, 1.5]))
+        self.stopped.wait(chance.choice([0.0, 0.5, 1.5]))
         node.start()
 
     def _freeze(self, node: Node, chance: random.Random) -> None:
         node.freeze()
-        self._stopped.wait(chance.choice([0.3, 1.0, 2.0, 4.0]))
+        self.stopped.wait(chance.choice([0.3, 1.0, 2.0, 4.0]))
         node.thaw()

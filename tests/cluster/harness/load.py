@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from functools import partial
 from typing import Any
 
 from tests.cluster.harness.client import InDoubt, NotSent, Refused, vector_path
+from tests.cluster.harness.crew import Crew
 from tests.cluster.harness.ledger import DIMENSION, NO_PAYLOAD, Ledger, Value, payload_of, vector_of
 from tests.cluster.harness.node import Node
 from tests.cluster.harness.waiting import wait_until
 
 RETRY_SECS = 0.02
-JOIN_SECS = 40.0
 IDS_EACH = 400
 METRICS = ("cosine", "euclidean", "dot")
 TEMPORARY = {403, 503, 507}
@@ -171,7 +170,7 @@ class Writer:
         return []
 
 
-class Load:
+class Load(Crew):
     """Several writers at once, as a context: they run inside it and have ended after it."""
 
     def __init__(
@@ -189,11 +188,7 @@ class Load:
             for number in range(writers)
         ]
         self.pause_secs = pause_secs
-        self.failures: list[BaseException] = []
-        self._stopped = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(writer,), daemon=True) for writer in self.writers
-        ]
+        super().__init__("a writer", [partial(self._write, writer) for writer in self.writers])
 
     @property
     def sent(self) -> int:
@@ -206,34 +201,7 @@ class Load:
         wait_until(lambda: self.failures or self.sent >= goal, f"{more} more writes", deadline_secs)
         self.raise_failure()
 
-    def stop(self) -> None:
-        """End the writers, each after its current operation."""
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join(JOIN_SECS)
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        if error is None:
-            self.raise_failure()
-            assert not any(thread.is_alive() for thread in self._threads), "a writer does not end"
-
-    def _run(self, writer: Writer) -> None:
-        try:
-            while not self._stopped.is_set():
-                writer.step()
-                time.sleep(self.pause_secs)
-        except BaseException as error:  # noqa: BLE001 - told to the test by wait_sent and __exit__
-            self.failures.append(error)
-
-    def raise_failure(self) -> None:
-        """AssertionError if a writer met what it must not."""
-        if self.failures:
-            raise AssertionError(f"a writer met {self.failures[0]!r}") from self.failures[0]
+    def _write(self, writer: Writer) -> None:
+        while not self.stopped.is_set():
+            writer.step()
+            time.sleep(self.pause_secs)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
 from tests.cluster.harness.client import Answer, InDoubt, NotSent
+from tests.cluster.harness.crew import Crew
 from tests.cluster.harness.ledger import DIMENSION, vector_of
 from tests.cluster.harness.node import Node
 
@@ -17,7 +16,7 @@ EXPECTED = {200, 404, 503}
 KINDS = ("k1", "k3")
 
 
-class Readers:
+class Readers(Crew):
     """One reader for each node, as a context; what they met that must not be is told at its end."""
 
     def __init__(
@@ -33,24 +32,16 @@ class Readers:
         self.answers = 0
         self.wrong: list[str] = []
         self._random = random.Random(seed)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        super().__init__("a reader", [self._read])
 
-    def __enter__(self) -> Readers:
-        self._thread.start()
-        return self
+    def raise_failure(self) -> None:
+        """AssertionError if an answer was wrong, or none came."""
+        super().raise_failure()
+        assert not self.wrong, "\n".join(self.wrong[:5])
+        assert self.answers, "nobody ever answered"
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        self._thread.join(20)
-        if error is None:
-            assert not self.wrong, "\n".join(self.wrong[:5])
-            assert self.answers, "nobody ever answered"
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
+    def _read(self) -> None:
+        while not self.stopped.is_set():
             for node in self.nodes():
                 try:
                     self._ask(node)
