@@ -158,3 +158,17 @@ def expected(*groups: tuple[Sequence[int], int, object]) -> dict[str, tuple[byte
         for name, vector in zip(made.ids, made.vectors, strict=True):
             found[name.decode()] = vector.tobytes(), payload
     return found
+
+
+def replica_of(master: StoredNode, root: Path) -> StoredNode:
+    """A replica that has received everything by operations."""
+    made = StoredNode(root, Role.REPLICA, prefix="r")
+    made.node.adopt_history(master.node.history)
+    follow(made, master)
+    return made
+
+
+def follow(replica: StoredNode, master: StoredNode) -> None:
+    for encoded in master.node.journal.read(replica.node.offset, 1 << 30, master.node.offset) or []:
+        replica.node.apply_frame(encoded, 1.0)
+    replica.write_journal()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.stored import DIMENSION, LIMITS, StoredNode, config, content, rows
+from tests.unit.stored import DIMENSION, LIMITS, StoredNode, config, content, replica_of, rows
 from vectorizer import codec, frame
 from vectorizer.errors import ApplyError, RequestError
 from vectorizer.node import NodeFailure, Role
@@ -25,11 +25,7 @@ def node(tmp_path: Path) -> StoredNode:
 @pytest.fixture
 def replica(tmp_path: Path, node: StoredNode) -> StoredNode:
     """Holds what the master holds."""
-    made = StoredNode(tmp_path / "replica", Role.REPLICA, prefix="r")
-    made.node.adopt_history(node.node.history)
-    for encoded in node.node.log.read(0, 1 << 20, node.node.sendable_offset) or []:
-        made.node.apply_frame(encoded, 1.0)
-    return made
+    return replica_of(node, tmp_path / "replica")
 
 
 def refused(node: StoredNode, operation: object) -> RequestError:

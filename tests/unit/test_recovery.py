@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.stored import OPTIONS, StoredNode, content, expected
+from tests.unit.stored import OPTIONS, StoredNode, content, expected, follow, replica_of
 from vectorizer import codec, frame
 from vectorizer.client.diverged import documents
 from vectorizer.errors import ApplyError, DamageError, PeerError, RequestError
@@ -25,20 +25,6 @@ def node(tmp_path: Path) -> StoredNode:
     made = StoredNode(tmp_path / "data")
     made.create()
     return made
-
-
-def replica_of(master: StoredNode, root: Path) -> StoredNode:
-    """A replica that has received everything by operations."""
-    made = StoredNode(root, Role.REPLICA, prefix="r")
-    made.node.adopt_history(master.node.history)
-    follow(made, master)
-    return made
-
-
-def follow(replica: StoredNode, master: StoredNode) -> None:
-    for encoded in master.node.journal.read(replica.node.offset, 1 << 30, master.node.offset) or []:
-        replica.node.apply_frame(encoded, 1.0)
-    replica.write_journal()
 
 
 def test_everything_is_there_after_a_restart(node: StoredNode) -> None:

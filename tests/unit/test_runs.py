@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.stored import StoredNode, content, rows
+from tests.unit.stored import StoredNode, content, replica_of, rows
 from vectorizer import codec, frame
 from vectorizer.errors import PeerError
-from vectorizer.node import Role
 from vectorizer.operations import Delete, Upsert, decode_entry, encode_operation
 from vectorizer.replication import messages
 from vectorizer.runs import RUN_FRAME_BYTES_MAX, RUN_OPERATIONS_MAX, decode_run, in_runs
@@ -28,11 +27,7 @@ def node(tmp_path: Path) -> StoredNode:
 @pytest.fixture
 def replica(tmp_path: Path, node: StoredNode) -> StoredNode:
     """Holds what the master holds."""
-    made = StoredNode(tmp_path / "replica", Role.REPLICA, prefix="r")
-    made.node.adopt_history(node.node.history)
-    for encoded in node.node.log.read(0, 1 << 20, node.node.sendable_offset) or []:
-        made.node.apply_frame(encoded, 1.0)
-    return made
+    return replica_of(node, tmp_path / "replica")
 
 
 def frames_of(*kinds: str) -> list[bytes]:
