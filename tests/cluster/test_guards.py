@@ -134,7 +134,7 @@ def test_a_write_may_wait_for_replicas_and_is_told_how_many_have_it(cluster: Clu
     began = time.monotonic()
     answer = put_one(cluster.master, "one", "?wait=2&timeout_ms=500")
     assert (answer.status, answer.body["replicas_durable"]) == (200, 1)
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < 10
     cluster.links[0].heal()
 
 

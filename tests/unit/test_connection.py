@@ -91,7 +91,7 @@ def test_a_whole_frame_begins_the_count_of_a_part_anew(ends: tuple[Connection, C
 def test_nothing_in_time_is_no_error(ends: tuple[Connection, Connection]) -> None:
     started = time.monotonic()
     assert not ends[0].receive(0.05)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 10
     assert not ends[0].receive(-1.0)
 
 

@@ -29,6 +29,8 @@ from vectorizer.search import Hit, search
 
 Data = Callable[[int, int, int], Vectors]
 QUERIES = 1000
+EF_MAX = 64
+"""Candidates of a graph that is worth asking: the scan looks at all rows."""
 
 
 def measured_recall(
@@ -53,7 +55,9 @@ def check(
     for target in (0.8, 0.95, 0.99):
         assert measured_recall(chunk, metric, target, vectors[rows:], exact) >= target, calibration.points
         if graph_must_win and target <= 0.95:
-            assert calibration.choose(target) is not None, calibration
+            # By what it looks at: times measured on a busy machine may favour either.
+            reaching = [point.ef for point in calibration.points if point.safe_recall >= target]
+            assert reaching and reaching[0] <= EF_MAX, calibration
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -396,7 +396,7 @@ def test_a_listener_that_never_answers_times_out_and_is_tried_again(
 def test_a_connection_that_ends_in_the_handshake_is_lost_at_once_and_tried_again(
     listener: Listener, nodes: Callable[..., RunningNode]
 ) -> None:
-    replica = nodes("replica", replication={"handshake_timeout_secs": 0.5, "reconnect_interval_secs": 0.01})
+    replica = nodes("replica", replication={"handshake_timeout_secs": 60, "reconnect_interval_secs": 0.01})
     client = replica.follow(listener.address)
     began = time.monotonic()
     for _ in range(5):
@@ -405,7 +405,7 @@ def test_a_connection_that_ends_in_the_handshake_is_lost_at_once_and_tried_again
         peer.close()
     listener.accept().close()
     assert client.link.reason == "connection_lost"
-    assert time.monotonic() - began < 5 * 0.5, "nobody waited for the handshake to time out"
+    assert time.monotonic() - began < 60, "nobody waited for the handshake to time out"
 
 
 def test_nobody_there_then_somebody(nodes: Callable[..., RunningNode], master: RunningNode) -> None:

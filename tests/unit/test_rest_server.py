@@ -320,7 +320,7 @@ def test_a_header_full_of_spaces_is_read_as_fast_as_any(serving: Serving) -> Non
     before = time.thread_time()
     _, _, body = serving.send(get("/", f"A: {value} \t"))
     assert orjson.loads(body)["headers"]["HTTP_A"] == value
-    assert time.thread_time() - before < 0.5
+    assert time.thread_time() - before < 2
 
 
 def test_headers_with_an_underscore_do_not_pass_for_others(serving: Serving) -> None:

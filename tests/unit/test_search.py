@@ -5,6 +5,7 @@ does not.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -183,9 +184,12 @@ def test_cost_grows_with_rows_and_queries() -> None:
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory: pytest.TempPathFactory) -> ArrayChunk:
-    """A sealed chunk whose graph beats the scan."""
+    """A sealed chunk whose graph beats the scan, whatever else the machine did while both were measured."""
     [chunk] = chunked(clustered(8000, 64, 1), [8000])
-    return with_graph(chunk, tmp_path_factory.mktemp("indexed"), "cosine")
+    with_graph(chunk, tmp_path_factory.mktemp("indexed"), "cosine")
+    assert chunk.graph is not None
+    chunk.graph.calibration = replace(chunk.graph.calibration, scan_us=1e6, batch_scan_us=1e6)
+    return chunk
 
 
 @pytest.fixture
@@ -258,13 +262,17 @@ def test_dead_neighbours_never_shorten_the_answer(chunk: ArrayChunk, dead: float
 
 def test_a_whole_dead_neighbourhood(chunk: ArrayChunk) -> None:
     """The nearest thousand are dead: the search must look further, in the end at all rows."""
-    query = chunk.vectors[:1]
-    for hit in search(view_of(config_of(64, "cosine"), chunk), query, 1000)[0]:
-        chunk.deleted_at[hit.row] = 1
     view = view_of(config_of(64, "cosine"), chunk)
-    found = search(view, query, 10)
-    assert all(chunk.deleted_at[hit.row] == LIVE for hit in found[0])
-    assert recall_of(found, exactly(view, query, 10)) >= 0.7
+    recalls = []
+    for row in range(0, 8000, 400):
+        query = chunk.vectors[row : row + 1]
+        chunk.deleted_at[:] = LIVE
+        for hit in search(view, query, 1000)[0]:
+            chunk.deleted_at[hit.row] = 0
+        found = search(view, query, 10)
+        assert all(chunk.deleted_at[hit.row] == LIVE for hit in found[0])
+        recalls.append(recall_of(found, exactly(view, query, 10)))
+    assert np.mean(recalls) >= 0.9
 
 
 @pytest.mark.parametrize("share", [0.003, 0.02, 0.2, 0.7])
@@ -282,14 +290,17 @@ def test_a_filter_against_the_query(chunk: ArrayChunk) -> None:
     """Half of the rows match, none of them near: over-fetching goes on until it finds them, or gives up and
     scans.
     """
-    query = chunk.vectors[:1]
-    near = search(view_of(config_of(64, "cosine"), chunk), query, 4000)[0]
-    mask = np.ones(8000, np.bool_)
-    mask[[hit.row for hit in near]] = False
     view = view_of(config_of(64, "cosine"), chunk)
-    found = search(view, query, 10, matching=lambda _: mask)
-    assert all(mask[hit.row] for hit in found[0])
-    assert recall_of(found, exactly(view, query, 10, matching=lambda _: mask)) >= 0.7
+    recalls = []
+    for row in range(0, 8000, 400):
+        query = chunk.vectors[row : row + 1]
+        mask = np.ones(8000, np.bool_)
+        mask[[hit.row for hit in search(view, query, 4000)[0]]] = False
+        found = search(view, query, 10, matching=lambda _, mask=mask: mask)
+        assert all(mask[hit.row] for hit in found[0])
+        expected = exactly(view, query, 10, matching=lambda _, mask=mask: mask)
+        recalls.append(recall_of(found, expected))
+    assert np.mean(recalls) >= 0.9
 
 
 def test_a_limit_above_the_rows(chunk: ArrayChunk) -> None:

@@ -22,6 +22,7 @@ from vectorizer import logs
 from vectorizer.errors import ConfigurationError
 from vectorizer.replication.authentication import CODE
 from vectorizer.replication.states import LinkState
+from vectorizer.rest.server import TLS_SECS
 from vectorizer.security import Security
 from vectorizer.server import Server
 from vectorizer.settings import Settings
@@ -149,7 +150,7 @@ def test_a_client_that_never_begins_with_tls_is_let_go(
     began = time.monotonic()
     with socket.create_connection(server.rest_address, timeout=10) as sock:
         assert sock.recv(1) == b""
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < TLS_SECS
     assert "the handshake took too long" in logged.getvalue()
 
 
@@ -173,8 +174,8 @@ def test_stopping_ends_idle_connections(
         sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert sock.recv(100)
         began = time.monotonic()
-        server._rest.stop(5.0)
-        assert time.monotonic() - began < 3
+        server._rest.stop(30.0)
+        assert time.monotonic() - began < 15
     assert "connection_failed" not in logged.getvalue()
 
 
@@ -266,8 +267,7 @@ def test_somebody_in_between_is_found_out_by_the_secret(
     security.secret = master.security.secret
     security.own_fingerprint = master.security.own_fingerprint  # what he would have to prove with
     replica = follower(node, between, settings)
-    wait_until(lambda: reason(replica) == CODE)
-    assert state(replica) is LinkState.REFUSED
+    wait_until(lambda: (state(replica), reason(replica)) == (LinkState.REFUSED, CODE))
 
 
 def test_a_peer_that_never_begins_with_tls_is_let_go(
