@@ -20,17 +20,19 @@ from scripts.demo.processes import (
     stop_left_behind,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
+USAGE = "scripts/cluster [--no-demo] [--keep] [--base-port N] [--replication-port N] | --stop | --help"
+
 
 def port(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if not 1 <= number <= 65533:
         raise argparse.ArgumentTypeError(f"{text} is not a port from 1 to 65533")
     return number
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/cluster", add_help=False, allow_abbrev=False)
-    parser.add_argument("--root", type=Path, required=True)
+    parser = argparse.ArgumentParser(prog="scripts/cluster", usage=USAGE, add_help=False, allow_abbrev=False)
     parser.add_argument("--no-demo", action="store_true")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--stop", action="store_true")
@@ -76,7 +78,7 @@ def run(plan: Plan, demo: bool) -> int:
 
 def main() -> int:
     given = arguments()
-    plan = Plan(given.root, given.base_port, given.replication_port, given.keep)
+    plan = Plan(ROOT, given.base_port, given.replication_port, given.keep)
     try:
         if given.stop:
             print(stop_left_behind(plan))

@@ -225,3 +225,11 @@ def test_kept_data_are_found_again(script: Script) -> None:
         )
     script.interrupt()
     assert script.exit_code() == 0
+
+
+@pytest.mark.parametrize("words", [("--bogus",), ("--base-port", "abc"), ("--base-port", "65534")])
+def test_wrong_words_are_answered_by_the_usage_that_help_shows(words: tuple[str, ...]) -> None:
+    done = run("cluster", *words)
+    usage = run("cluster", "--help").stdout.splitlines()[0]
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"usage: {usage}")
+    assert words[-1] in done.stderr.splitlines()[1]
