@@ -15,9 +15,8 @@ from tests.cluster.harness.node import ROOT
 from tests.torture.tally import Kind, Report
 
 LOG_TAIL_LINES = 20
-SEEDS = 10_000
-SEEDS_OF_A_PART = 250
-INPUTS = 1_000_000
+SEEDS, SEEDS_OF_A_PART = 10_000, 250
+INPUTS, INPUTS_OF_A_PART = 1_000_000, 100_000
 CORRUPTIONS = 1_000
 SET_SECS, SET_SECS_MIN = 600.0, 8.0
 SOAK_SECS, SOAK_SECS_MIN = 3600.0, 20.0
@@ -109,6 +108,23 @@ def _seeds(scale: float) -> list[Words]:
     ]
 
 
+def _inputs(scale: float) -> list[Words]:
+    """In parts, too; each has chance of its own."""
+    inputs = max(1000, round(INPUTS * scale))
+    return [
+        [
+            "tests.hostile",
+            "--seed",
+            str(seed),
+            "--inputs",
+            str(min(INPUTS_OF_A_PART, left)),
+            "--corruptions",
+            "0",
+        ]
+        for seed, left in enumerate(range(inputs, 0, -INPUTS_OF_A_PART), 1)
+    ]
+
+
 RUNS = (
     Run(
         "scenarios",
@@ -133,7 +149,7 @@ RUNS = (
         "hostile",
         "hostile bytes for every reader",
         60,
-        lambda scale: [["tests.hostile", "--inputs", _scaled(INPUTS, scale, 1000), "--corruptions", "0"]],
+        _inputs,
     ),
     Run(
         "corruptions",

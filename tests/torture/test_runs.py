@@ -82,7 +82,7 @@ def test_a_run_that_leaves_no_report_is_a_failure(tmp_path: Path) -> None:
 def test_no_run_is_empty_at_the_smallest_scale() -> None:
     least = {run.name: run.words(1e-9)[0][1:] for run in RUNS}
     assert least["simulation"] == ["--first", "0", "--seeds", "3"]
-    assert least["hostile"][:2] == ["--inputs", "1000"]
+    assert least["hostile"][:4] == ["--seed", "1", "--inputs", "1000"]
     assert least["corruptions"][2:] == ["--corruptions", "10"]
     assert least["set"] == ["set", "--secs", "8"]
 
@@ -96,6 +96,11 @@ def test_the_parts_of_a_run_are_all_of_it_and_become_one_row_a_kind() -> None:
         ["--first", "500", "--seeds", "100"],
     ]
     assert len({part.name for part in parts}) == len(parts)
+    [hostile] = [run for run in RUNS if run.name == "hostile"]
+    assert [part.words[2:5] for part in hostile.parts(0.15)] == [
+        ["1", "--inputs", "100000"],
+        ["2", "--inputs", "50000"],
+    ]
     told = Report(
         [Kind("cut", 5, 1, 0, None, 12.5, 2), Kind("kill", 1), Kind("cut", 2, 0, 0, 0, None, 1)],
         ["one"],
