@@ -69,6 +69,15 @@ class Promises:
             ends.append(key_of(node.history, min(node.durable_offset, node.offset)))
         return any(end == key or (end in self.checks.truth.facts and self.holds(end, key)) for end in ends)
 
+    def _has_now(self, machine: Machine, key: Key) -> bool:
+        """Whether its data of now, or that with which it died, holds the operation: not what it gave up."""
+        node = machine.node
+        if node is not None:
+            tip = key_of(node.history, node.offset)
+        else:
+            tip = next(reversed(self._had.get(machine.name, ())), ROOT)
+        return tip == key or (tip in self.checks.truth.facts and self.holds(tip, key))
+
     def holds(self, end: Key, key: Key) -> bool:
         """Whether a node whose newest operation is ``end`` has the operation ``key``."""
         return end[1] >= key[1] and self.checks.truth.holds(end, key)
@@ -96,7 +105,8 @@ class Promises:
                 f"{machine.name} counts {reached} replicas that hold {key} durably, it is {sorted(holders)}",
                 "lost",
             )
-        self.waited.append(Waited(key, machine.name, machine.kernel.now, holders))
+        still = {other.name for other in checks.machines if self._has_now(other, key)} & holders
+        self.waited.append(Waited(key, machine.name, machine.kernel.now, still))
 
     def to_promote(self, machine: Machine, others: list[Machine], old: Key) -> None:
         """An operator has looked at all replicas and promotes the best: what was waited for is there."""
