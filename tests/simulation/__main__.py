@@ -21,7 +21,7 @@ from tests.simulation.simulation import Outcome, run_seed
 
 KEPT_SEEDS = Path(__file__).with_name("seeds.txt")
 TRACE_LINES = 60
-SEEDS_OF_A_WORKER = 10
+SEEDS_OF_A_WORKER = 40
 """Then a fresh process: what a cluster leaves behind slows the next ones down, and memory stays bounded."""
 SEEDS_OF_A_LINE = 20
 FOUND = 1

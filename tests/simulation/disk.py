@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from random import Random
 from zlib import crc32
 
@@ -399,8 +400,9 @@ def _make(change: _Change) -> None:
             directory.synced[name] = node
 
 
-def _names(path: str) -> list[str]:
-    return [name for name in path.split("/") if name]
+@lru_cache(maxsize=4096)
+def _names(path: str) -> tuple[str, ...]:
+    return tuple(name for name in path.split("/") if name)
 
 
 def _error(code: int, path: str) -> OSError:

@@ -221,6 +221,7 @@ class Simulation:
             other = machine.node
             if (
                 other is None
+                or other.offset != node.offset  # the cheap look first: this is asked after each event
                 or key_of(other.history, other.offset) != key
                 or other.durable_offset != other.offset
             ):
