@@ -79,8 +79,11 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, limit: int) -> list[set[st
 def test_a_hundred_thousand_vectors_replicate_and_are_searched_in_bounded_memory(
     cluster: Cluster,
 ) -> None:
-    at_rest = {"merge_idle_secs": 3600}  # a merge of what is at rest would begin a new graph
-    cluster.start(replicas=2, collections=(), replication={"replica_timeout_secs": 10}, index=at_rest)
+    index = {
+        "merge_idle_secs": 3600,  # a merge of what is at rest would begin a new graph
+        "builder_niceness": 0,  # what else is tested meanwhile must not hold the graphs up
+    }
+    cluster.start(replicas=2, collections=(), replication={"replica_timeout_secs": 10}, index=index)
     nodes = [cluster.master, *cluster.replicas]
     vectors, queries = clustered(ROWS, seed=2), clustered(QUERIES, seed=3)
     with peaks(nodes) as highest:

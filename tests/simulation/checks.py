@@ -84,6 +84,7 @@ class Checks:
     stall_secs: float = 0.0  # the longest that an acknowledged write took
     promises: Promises = field(init=False)
     handovers: Handovers = field(init=False)
+    _linked: bool = False  # a link has come up in this event
     _seen: dict[str, Seen] = field(default_factory=dict)
     _claims: dict[str, Claim] = field(default_factory=dict)
     _promised: dict[str, tuple[str, int]] = field(
@@ -253,6 +254,9 @@ class Checks:
                 or seen.history is not node.history
             ):
                 self._look(machine, node, seen)
+        if self._linked:  # asked now: what a machine gave up for the link is known only since this look
+            self._linked = False
+            self.promises.believed()
 
     def _look(self, machine: Machine, node: Node, seen: Seen) -> None:
         key = key_of(node.history, node.offset)
@@ -380,7 +384,7 @@ class Checks:
             path = (machine.node.node_id, *client.link.master.path)
             if len(set(path)) < len(path):
                 self.violated(f"{machine.name} follows in a circle: {path}")
-            self.promises.believed()
+            self._linked = True
 
     def _shared_a_secret(self, master: Machine, replica: Machine, peer: str) -> None:
         """Both sides of a link came with one secret, which their files have or had."""
