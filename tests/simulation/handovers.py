@@ -30,7 +30,7 @@ class Handover:
     old: Machine
     target: Machine | None
     key: Key | None = None  # where both stand, once the promotion is sent
-    taken: bool = False  # the target has opened its mastership
+    taken: str = ""  # the mastership that the target has opened by it
 
 
 @dataclass(slots=True)
@@ -62,11 +62,19 @@ class Handovers:
             self._finished(machine)
         elif event == "switchover_rolled_back":
             self.checks.counts["switchovers rolled back"] += 1
-            self.open.pop(machine.name, None)
+            self._rolled_back(machine)
         elif event == "switchover_waiting":
             self.checks.counts["switchovers that waited"] += 1
         elif event == "replica_refused" and fields.get("reason") == "stale_master":
             self._heard(node, str(fields.get("replica")))
+
+    def _rolled_back(self, machine: Machine) -> None:
+        """The old master writes on. By right, too, if an operator made a replica of who was promoted already,
+        before it wrote anything: nobody has that mastership any more.
+        """
+        handover = self.open.pop(machine.name, None)
+        if handover is not None and self._interfered(handover) and handover.taken not in self._writers:
+            self._superseded.pop(machine.name, None)
 
     def _heard(self, node: Node | None, teller: str) -> None:
         """A master has refused somebody who knows of a newer mastership."""
@@ -113,7 +121,7 @@ class Handovers:
                     f"{machine.name} is promoted at {tip}, the switchover has left it {handover.key}", "lost"
                 )
             if machine is handover.target:
-                handover.taken = True
+                handover.taken = node.replication_id
                 if machine.taking_over == handover.id:
                     self._took_over(handover, node, tip)
             elif machine is handover.old:
