@@ -459,6 +459,9 @@ def test_another_version_of_the_format_stops_the_start() -> None:
         {"m": "journal", "version": 1, "position": 0, "file_id": 2**40, "bytes": 4096},
         {"m": "journal", "version": 1, "position": 0, "file_id": b"", "bytes": 4096},
         {"m": "journal", "version": 1, "position": 0, "file_id": b"12345678", "bytes": float("inf")},
+        {"m": "journal", "version": 1, "position": 0, "file_id": b"12345678", "bytes": 0},
+        {"m": "journal", "version": 1, "position": 0, "file_id": b"12345678", "bytes": -4096},
+        {"m": "journal", "version": 1, "position": 0, "file_id": b"12345678", "bytes": 2**63 - 1},
         {"m": "other"},
     ],
 )
@@ -467,6 +470,16 @@ def test_a_header_that_is_none_is_damage(document: dict[str, object]) -> None:
     disk.corrupt(FIRST, 0, frame.encode(codec.encode(document)))
     with pytest.raises(DamageError):
         reopen(disk, 0)
+
+
+@pytest.mark.parametrize("size", [-(2**62), -1, 0, 2**60, 2**63 - 1])
+def test_a_size_that_no_file_has_is_damage_also_before_the_manifest(size: int) -> None:
+    """A journal that begins anew stands behind the last file, so that its position came from this size."""
+    disk, _ = closed_journal(batches=1, per_batch=1)
+    header = {"m": "journal", "version": 1, "position": 0, "file_id": b"12345678", "bytes": size}
+    disk.corrupt(FIRST, 0, frame.encode(codec.encode(header)))
+    with pytest.raises(DamageError, match="its header is damaged"):
+        reopen(disk, 10_000)
 
 
 @pytest.mark.parametrize(

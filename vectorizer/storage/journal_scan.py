@@ -32,6 +32,10 @@ from vectorizer.storage.journal_file import (
     operation_offset,
 )
 
+CAPACITY_BYTES_MAX = 1 << 40
+"""Of one file: far more than any setting allows."""
+POSITION_MAX = 1 << 62
+"""So that the positions of the files behind it are numbers that a mark can hold."""
 _SEARCH_BYTES = 4 << 20
 
 
@@ -124,7 +128,9 @@ def _read_header(view: memoryview, path: str, position: int) -> JournalFile | No
     file_id, capacity = document.get("file_id"), document.get("bytes")
     if not isinstance(file_id, bytes) or len(file_id) != FILE_ID_BYTES:
         return None
-    if not isinstance(capacity, int) or document.get("position") != position:
+    if not isinstance(capacity, int) or not 0 < capacity <= CAPACITY_BYTES_MAX:
+        return None
+    if document.get("position") != position or position > POSITION_MAX:
         return None
     header_bytes = frame.LENGTH_BYTES + int.from_bytes(view[: frame.LENGTH_BYTES], "big")
     return JournalFile(path, position, int(capacity), file_id, header_bytes)
