@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
 
@@ -52,8 +54,8 @@ def saved(array: npt.NDArray[np.generic]) -> bytes:
         (lambda content: content[:6] + b"\x02" + content[7:], "not a .npy file"),
         (lambda content: content[:30], "cannot be read"),
         (lambda content: content.replace(b"shape", b"shope"), "cannot be read"),
-        (lambda content: content.replace(b"(4, 3)", b"[4, 3]"), "shape is"),
-        (lambda content: content.replace(b"(4, 3)", b"(4,-3)"), "shape is"),
+        (lambda content: content.replace(b"(4, 3)", b"[4, 3]"), "cannot be read"),
+        (lambda content: content.replace(b"(4, 3)", b"(4,-3)"), "cannot be read"),
         (lambda content: content.replace(b"(4, 3)", b"(5, 3)"), "takes 60 bytes"),
         (lambda content: content.replace(b"(4, 3)", b"(9**9)"), "cannot be read"),
         (lambda content: content[:-1], "takes 48 bytes"),
@@ -66,3 +68,37 @@ def saved(array: npt.NDArray[np.generic]) -> bytes:
 def test_anything_else_is_refused(damage: Callable[[bytes], bytes], message: str) -> None:
     with pytest.raises(NpyError, match=message):
         open_npy(memoryview(damage(saved(ARRAY))), np.float32, 2)
+
+
+READ_IN_THREADS = """
+import gc, sys, threading, time
+from vectorizer.storage.npy import open_npy
+import numpy as np
+
+view, failures = memoryview(sys.stdin.buffer.read()), []
+
+def read():
+    try:
+        for _ in range(300):
+            open_npy(view, np.float32, 2)
+    except BaseException as error:
+        failures.append(repr(error))
+
+gc.callbacks.append(lambda *_: time.sleep(0))
+gc.set_threshold(5)
+readers = [threading.Thread(target=read) for _ in range(4)]
+for reader in readers:
+    reader.start()
+for reader in readers:
+    reader.join()
+sys.exit(failures[0] if failures else 0)
+"""
+
+
+def test_threads_read_headers_while_garbage_is_collected() -> None:
+    """What runs while garbage is collected may let another thread in, anywhere. Python's own parser, with
+    which NumPy reads headers, does not bear that in 3.11. In a process without gevent: its threads are real.
+    """
+    command = [sys.executable, "-c", READ_IN_THREADS]
+    ended = subprocess.run(command, input=saved(ARRAY), capture_output=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()

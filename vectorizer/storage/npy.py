@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ast import literal_eval
+import re
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from typing import Any
@@ -12,6 +12,13 @@ import numpy.typing as npt
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _PREFIX_BYTES = len(_MAGIC) + 2
+_HEADER = re.compile(
+    r"\{'descr': '([^']*)', 'fortran_order': (False|True), "
+    r"'shape': \(((?:[0-9]{1,18}, ?)*[0-9]{0,18})\), \} *\n"
+)
+"""As NumPy writes it. NumPy itself evaluates the text as Python, whose parser in 3.11 is not for threads: if
+garbage is collected meanwhile and another thread evaluates something, that ends in a SystemError.
+"""
 
 
 class NpyError(ValueError):
@@ -37,19 +44,15 @@ def open_npy(view: memoryview, dtype: npt.DTypeLike, dimensions: int) -> npt.NDA
     if len(view) < _PREFIX_BYTES or bytes(view[: len(_MAGIC)]) != _MAGIC:
         raise NpyError("it is not a .npy file of format 1.0")
     start = _PREFIX_BYTES + int.from_bytes(view[len(_MAGIC) : _PREFIX_BYTES], "little")
-    try:
-        header = literal_eval(bytes(view[_PREFIX_BYTES:start]).decode("latin-1").strip())
-        descr, shape, fortran = header["descr"], header["shape"], header["fortran_order"]
-    except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as error:
-        raise NpyError("its .npy header cannot be read") from error
+    header = _HEADER.fullmatch(bytes(view[_PREFIX_BYTES:start]).decode("latin-1"))
+    if header is None:
+        raise NpyError("its .npy header cannot be read")
+    descr, fortran, lengths = header.groups()
     expected = np.dtype(dtype)
-    if descr != expected.str or fortran is not False:
+    if descr != expected.str or fortran != "False":
         raise NpyError(f"it holds {descr!r}, not {expected.str!r} in C order")
-    if (
-        not isinstance(shape, tuple)
-        or len(shape) != dimensions
-        or not all(type(n) is int and n >= 0 for n in shape)
-    ):
+    shape = tuple(int(length) for length in lengths.split(",") if length.strip())
+    if len(shape) != dimensions:
         raise NpyError(f"its shape is {shape!r}, not of {dimensions} dimensions")
     size = int(np.prod(np.array(shape, dtype=object)) * expected.itemsize)
     if len(view) != start + size:
