@@ -137,6 +137,17 @@ def test_a_chain_whose_middle_takes_over(cluster: Cluster) -> None:
     assert full_syncs(cluster) == before
 
 
+def freeze_acknowledged(master: Node, target: Node) -> None:
+    """Freeze a replica when its master has heard that it holds everything: there is nothing to drain."""
+
+    def heard() -> bool:
+        [row] = master.status()["replicas"]
+        return bool(row["durable_offset"] == master.offset)
+
+    wait_until(heard, "the master to hear that its replica holds everything")
+    target.freeze()
+
+
 def test_a_target_that_is_killed_while_writes_are_held(cluster: Cluster) -> None:
     cluster.start(replicas=2)
     master, target = cluster.master, cluster.replicas[0]
@@ -176,7 +187,7 @@ def test_a_target_that_is_killed_before_the_promotion_reached_it(cluster: Cluste
     master, [target] = cluster.master, cluster.replicas
     cluster.write(30)
     cluster.converged()
-    target.freeze()
+    freeze_acknowledged(master, target)
     asked = Asked(master, target)
     wait_until(lambda: step(master) == "promoting", "the promotion to be sent")
     target.kill()
@@ -196,7 +207,7 @@ def test_a_master_that_is_killed_after_the_promotion_was_sent(cluster: Cluster) 
     master, [target] = cluster.master, cluster.replicas
     cluster.write(30)
     cluster.converged()
-    target.freeze()
+    freeze_acknowledged(master, target)
     Asked(master, target)
     wait_until(lambda: step(master) == "promoting", "the promotion to be sent")
     master.kill()
@@ -218,7 +229,7 @@ def test_a_target_that_is_silent_for_long_takes_over_when_it_wakes(cluster: Clus
     cluster.write(30)
     cluster.converged()
     with never_two_masters(cluster):
-        target.freeze()
+        freeze_acknowledged(master, target)
         Asked(master, target)
         wait_until(lambda: step(master) == "waiting", "the master to wait")
         target.thaw()
