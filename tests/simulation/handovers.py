@@ -100,7 +100,7 @@ class Handovers:
     def _finished(self, machine: Machine) -> None:
         handover = self.open.pop(machine.name, None)
         self.checks.counts["switchovers done"] += 1
-        if handover is not None and not handover.taken:
+        if handover is not None and not handover.taken and not self._interfered(handover):
             self.checks.violated(
                 f"{machine.name} calls the switchover done, and nobody has opened a mastership"
             )

@@ -276,8 +276,11 @@ def watch_masters() -> None:
     def watched_take_over(roles: Roles, client: Any, switchover: str, offset: int) -> None:
         machine = machine_of_current_process()
         machine.taking_over = switchover
-        take_over(roles, client, switchover, offset)
-        WORLD[0].took_over(machine)
+        try:
+            take_over(roles, client, switchover, offset)
+            WORLD[0].took_over(machine)
+        finally:
+            machine.taking_over = ""
 
     def watched_answer(exchange: Any, given: Any) -> Any:
         seen_at = machine_of_current_process().host
