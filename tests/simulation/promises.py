@@ -114,10 +114,10 @@ class Promises:
             node = other.node
             if node is None or not self.holds(old, key_of(node.history, node.offset)):
                 return  # somebody stands elsewhere: which writes go is the operator's choice
-        lost_disk = {other.name for other in others if not other.started}
+        looked_at = {other.name for other in others if other.started}
         chain = self._chain(old)
         self._best[machine.name] = {
-            write.key for write in self.waited if write.key in chain and write.holders - lost_disk
+            write.key for write in self.waited if write.key in chain and write.holders & looked_at
         }
         self.checks.counts["promoted the best"] += 1
 
