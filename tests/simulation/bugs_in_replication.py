@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tests.simulation.planted import around, plant
@@ -43,11 +45,8 @@ def switchover_drains_to_memory() -> None:
 
     def drain(original: Any, switchover: Any, handover: Any) -> None:
         row = handover.row
-        handover.row = _Pretends(row, acked_durable=lambda: row.acked_applied)
-        try:
+        with _pretending(handover, "row", acked_durable=lambda: row.acked_applied):
             original(switchover, handover)
-        finally:
-            handover.row = row
 
     around(Switchover, "_drain", drain)
 
@@ -62,17 +61,24 @@ class _Pretends:
         return self._other[name]() if name in self._other else getattr(self._row, name)
 
 
+@contextmanager
+def _pretending(owner: Any, name: str, **other: Any) -> Iterator[None]:
+    """Meanwhile what the owner has under a name is one that pretends."""
+    real = getattr(owner, name)
+    setattr(owner, name, _Pretends(real, **other))
+    try:
+        yield
+    finally:
+        setattr(owner, name, real)
+
+
 @plant("the promotion is sent before the old master has stored that it follows", 30, CUT_SWITCHOVERS)
 def promotion_before_role() -> None:
     from vectorizer.switchover import Switchover
 
     def send(original: Any, switchover: Any, handover: Any) -> None:
-        roles = switchover._roles
-        switchover._roles = _Pretends(roles, store_role=lambda: lambda *about, **more: None)
-        try:
+        with _pretending(switchover, "_roles", store_role=lambda: lambda *about, **more: None):
             original(switchover, handover)
-        finally:
-            switchover._roles = roles
 
     around(Switchover, "_send", send)
 
@@ -115,12 +121,8 @@ def writes_held_after_rollback() -> None:
     from vectorizer.switchover import Switchover
 
     def roll_back(original: Any, switchover: Any, handover: Any, error: Any) -> None:
-        database = switchover._database
-        switchover._database = _Pretends(database, release_writes=lambda: lambda: None)
-        try:
+        with _pretending(switchover, "_database", release_writes=lambda: lambda: None):
             original(switchover, handover, error)
-        finally:
-            switchover._database = database
 
     around(Switchover, "_roll_back", roll_back)
 
@@ -187,11 +189,8 @@ def replica_acks_too_much() -> None:
 
     def sign(original: Any, link: Any, now: float) -> None:
         node = link.node
-        link.node = _Pretends(node, durable_offset=lambda: node.offset)
-        try:
+        with _pretending(link, "node", durable_offset=lambda: node.offset):
             original(link, now)
-        finally:
-            link.node = node
 
     around(ReplicaLink, "_sign_of_life", sign)
 
