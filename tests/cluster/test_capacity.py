@@ -79,10 +79,7 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, limit: int) -> list[set[st
 def test_a_hundred_thousand_vectors_replicate_and_are_searched_in_bounded_memory(
     cluster: Cluster,
 ) -> None:
-    index = {
-        "merge_idle_secs": 3600,  # a merge of what is at rest would begin a new graph
-        "builder_niceness": 0,  # what else is tested meanwhile must not hold the graphs up
-    }
+    index = {"merge_idle_secs": 3600}  # a merge of what is at rest would begin a new graph
     cluster.start(replicas=2, collections=(), replication={"replica_timeout_secs": 10}, index=index)
     nodes = [cluster.master, *cluster.replicas]
     vectors, queries = clustered(ROWS, seed=2), clustered(QUERIES, seed=3)

@@ -34,6 +34,7 @@ PORTS = itertools.cycle(random.sample(range(17000, 30000), 12000))
 SMALL_AND_QUICK: dict[str, dict[str, Any]] = {
     "server": {"shutdown_timeout_secs": 3},
     "storage": {"journal_file_bytes": 4 << 20},
+    "index": {"builder_niceness": 0},  # what else is tested meanwhile must not hold the graphs up
     "replication": {
         "heartbeat_interval_secs": 0.2,
         "reconnect_interval_secs": 0.2,
