@@ -31,6 +31,7 @@ class Handover:
     target: Machine | None
     key: Key | None = None  # where both stand, once the promotion is sent
     taken: str = ""  # the mastership that the target has opened by it
+    forgotten: bool = False  # the old master lost its disk meanwhile, and its mastership with it
 
 
 @dataclass(slots=True)
@@ -128,7 +129,8 @@ class Handovers:
                 self.open.pop(machine.name)
 
     def _took_over(self, handover: Handover, node: Node, tip: Key) -> None:
-        self._superseded[handover.old.name] = node.epoch
+        if not handover.forgotten:
+            self._superseded[handover.old.name] = node.epoch
         if tip != handover.key:
             self.checks.violated(
                 f"{handover.old.name} stood at {handover.key}, who it hands over to opens at {tip}"
@@ -184,6 +186,8 @@ class Handovers:
         """What it knew of masterships is gone."""
         self.meddle(machine)
         self._superseded.pop(machine.name, None)
+        if machine.name in self.open:
+            self.open[machine.name].forgotten = True
         self._role.pop(machine.name, None)
 
     def _interfered(self, handover: Handover) -> bool:
