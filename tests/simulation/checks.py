@@ -122,6 +122,8 @@ class Checks:
                 f"{machine.name} had promised to hold {claim.key}, after its restart it stands at {key}",
                 "lost",
             )
+        if replaced:
+            self.promises.gave_up(machine, key)
         self._look_closely(machine, node, "after its start")
         self._remember(machine, node)
 
