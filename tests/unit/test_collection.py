@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from tests.unit.chunks import chunk_of
 from tests.unit.stored import StoredNode, config, content, expected, rows
 from vectorizer.errors import RequestError
 from vectorizer.operations import Create, Delete, Drop, Merge, Rows, Upsert
 from vectorizer.storage import merging, sealing
+from vectorizer.storage.chunk import LIVE
 from vectorizer.storage.collection import cursor_of, page
 from vectorizer.storage.merging import plan
 
@@ -44,6 +47,14 @@ def test_a_batch_may_fill_several_chunks(node: StoredNode) -> None:
         ("s0000000000000008", 8),
     ]
     assert content(node.things) == expected((range(20), 0, None))
+
+
+def test_a_chunk_takes_memory_for_its_rows_and_not_for_its_capacity() -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    chunk = chunk_of([None], capacity=10_000_000)
+    assert process.memory_info().rss - before < 8 << 20
+    assert (chunk.deleted_at[:1] == LIVE).all()
 
 
 def test_rows_of_sealed_segments_are_replaced_and_deleted(node: StoredNode) -> None:

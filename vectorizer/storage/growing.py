@@ -32,7 +32,7 @@ class GrowingChunk:
         self.vectors: Vectors = np.empty((capacity, dimension), np.float32)
         self.norms: npt.NDArray[np.float32] = np.empty(capacity, np.float32)
         self.hashes: npt.NDArray[np.uint64] = np.empty(capacity, np.uint64)
-        self.deleted_at: npt.NDArray[np.int64] = np.full(capacity, LIVE, np.int64)
+        self.deleted_at: npt.NDArray[np.int64] = np.empty(capacity, np.int64)
         self.dead_rows = 0
         self.ids: list[bytes] = []
         self.payloads: list[bytes] = []
@@ -65,6 +65,7 @@ class GrowingChunk:
         self.vectors[start:stop] = vectors
         self.norms[start:stop] = norms
         self.hashes[start:stop] = hashes
+        self.deleted_at[start:stop] = LIVE
         self.ids.extend(ids)
         self.payloads.extend(payloads)
         self.payload_bytes += sum(map(len, payloads))
