@@ -7,6 +7,7 @@ The table of all settings is in :mod:`vectorizer.sections`. A value comes either
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -121,11 +122,11 @@ class Setting:
                 return float(self._in_range(value, where))
             case "choice" if isinstance(value, str) and value.lower() in self.choices:
                 return value.lower()
-            case "path" if isinstance(value, str) and value and "\0" not in value:
+            case "path" if isinstance(value, str) and value and _is_path(value):
                 return value
             case "host" | "address" | "peer" if isinstance(value, str):
                 return self._checked_host(value, where)
-            case "file" if isinstance(value, str) and "\0" not in value:
+            case "file" if isinstance(value, str) and _is_path(value):
                 return value
             case "secret" if isinstance(value, str) and _is_secret(value):
                 return value
@@ -189,8 +190,19 @@ def settings_of(section: str, table: type[Any]) -> tuple[Setting, ...]:
     return tuple(Setting(section=section, key=field.name, **field.metadata) for field in fields)
 
 
+def _is_path(value: str) -> bool:
+    """Whether the system can be asked for it; a name that is not UTF-8 there is a path all the same."""
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:  # a lone surrogate, which YAML can say
+        return False
+
+
 def _is_secret(value: str) -> bool:
-    return not value or SECRET_BYTES_MIN <= len(value.encode("utf-8", "replace")) <= SECRET_BYTES_MAX
+    try:
+        return not value or SECRET_BYTES_MIN <= len(value.encode()) <= SECRET_BYTES_MAX
+    except UnicodeEncodeError:
+        return False
 
 
 def shown(value: object) -> str:

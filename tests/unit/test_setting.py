@@ -21,6 +21,8 @@ BIND = BY_NAME["replication.bind_address"]
 MASTER = BY_NAME["replication.master_address"]
 HOST = BY_NAME["server.host"]
 DATA_DIR = BY_NAME["storage.data_dir"]
+KEYS_FILE = BY_NAME["security.keys_file"]
+SECRET = BY_NAME["security.replication_secret"]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,9 @@ def test_typed_values_accepted(row: Setting, value: Any, expected: object) -> No
         (HOST, "127.0.0.1:80"),
         (DATA_DIR, ""),
         (DATA_DIR, "a\0b"),
+        (DATA_DIR, "\ud800"),
+        (KEYS_FILE, "\ud800"),
+        (SECRET, "\ud800" + 16 * "x"),
         (DATA_DIR, None),
     ],
 )
