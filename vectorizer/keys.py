@@ -20,8 +20,12 @@ from enum import IntEnum
 from typing import Any
 
 VERSION = 1
-KEYS_MAX = 10_000
+KEYS_MAX = 3000
+"""So many fit into what is read of the file, and are read within 25 ms on the event loop."""
+CREATED_MS_MAX = 253_402_300_799_999
+"""The end of the year 9999."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NUMBER = re.compile("[0-9a-f]{8}")
 _TOKEN = re.compile(r"vz_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 
 
@@ -60,6 +64,8 @@ class Key:
             raise ValueError(f"{self.name[:80]!r} cannot be the name of a key: 1 to 64 of A-Z a-z 0-9 _ . -")
         if self.role not in ROLES:
             raise ValueError(f"{self.role[:80]!r} is no role; roles are {', '.join(ROLES)}")
+        if not 0 <= self.created_ms <= CREATED_MS_MAX:
+            raise ValueError(f"created_ms of the key {self.name!r} is no time from 1970 to 9999")
 
     @property
     def level(self) -> Level:
@@ -137,6 +143,8 @@ def _read(row: Any) -> Key:
     if not isinstance(row, dict) or row.keys() != names:
         raise ValueError(f"a key has other fields than {', '.join(sorted(names))}")
     key = Key(**row)
+    if not _NUMBER.fullmatch(key.number):
+        raise ValueError(f"the number of the key {key.name!r} is not 8 hexadecimal digits")
     if not re.fullmatch("[0-9a-f]{32}", key.salt) or not re.fullmatch("[0-9a-f]{64}", key.sha256):
         raise ValueError(f"salt or hash of the key {key.name!r} is not hexadecimal")
     return key

@@ -88,6 +88,7 @@ class Keys:
         if not file.look(time.monotonic()):
             return
         if file.problem:
+            self._enforced = True
             log.error("keys_unreadable", file=self.path, reason=file.problem, action=KEPT)
         elif file.content is None:
             self._ring = KeyRing()

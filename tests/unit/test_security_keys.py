@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gevent
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from tests.unit.running import wait_until
 from vectorizer.cli import main
 from vectorizer.errors import ConfigurationError
-from vectorizer.keys import ROLES, Key, KeyRing, Level, new_key
+from vectorizer.keys import CREATED_MS_MAX, KEYS_MAX, ROLES, Key, KeyRing, Level, new_key
 from vectorizer.security import Keys, Secret, Security, is_loopback
 from vectorizer.settings import Settings
 from vectorizer.watched_file import BYTES_MAX, WatchedFile
@@ -68,6 +69,14 @@ def test_no_text_is_taken_for_a_key(text: str) -> None:
     assert KeyRing([new_key("admin", "a", 0)[0]]).find(text) is None
 
 
+def test_as_many_keys_as_are_allowed_can_be_read(tmp_path: Path) -> None:
+    key, _ = new_key("admin", None, CREATED_MS_MAX)
+    rows = [replace(key, name=f"{number:064d}", number=f"{number:08x}") for number in range(KEYS_MAX)]
+    assert Keys(str(written(tmp_path / "keys", *rows)), required=False).count == KEYS_MAX
+    with pytest.raises(ValueError, match="3000 keys already"):
+        KeyRing(rows).with_key(key)
+
+
 @pytest.mark.parametrize("name", ["", " ", "a b", "a/b", "-a", "x" * 65, "ä", "a\n"])
 def test_odd_names_are_refused(name: str) -> None:
     if name:
@@ -92,6 +101,9 @@ def test_odd_names_are_refused(name: str) -> None:
         KeyRing([new_key("read", "a", 0)[0]]).encode().replace(b'"read"', b'"root"'),
         KeyRing([new_key("read", "a", 0)[0]]).encode().replace(b'"read"', b"7"),
         KeyRing([Key("a", "read", "12345678", "zz", "yy", 0)]).encode(),
+        KeyRing([new_key("read", "a", 0)[0]]).encode().replace(b'_ms": 0', b'_ms": 253402300800000'),
+        KeyRing([new_key("read", "a", 0)[0]]).encode().replace(b'_ms": 0', b'_ms": -1'),
+        KeyRing([new_key("read", "a", 0)[0]]).encode().replace(b'"number": "', b'"number": "\\ud800'),
     ],
 )
 def test_a_damaged_file_is_a_sentence(content: bytes, tmp_path: Path) -> None:
@@ -133,6 +145,18 @@ def test_a_lost_or_damaged_file_opens_nothing(tmp_path: Path, how: str) -> None:
     gevent.sleep(0.6)
     assert keys.enforced
     assert keys.find(token) == (None if how == "gone" else key)
+
+
+@pytest.mark.parametrize("how", ["damaged", "a directory"])
+def test_a_file_that_comes_and_cannot_be_used_locks_everybody_out(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "keys"
+    keys = Keys(str(path), required=False)
+    assert not keys.enforced
+    if how == "damaged":
+        path.write_bytes(b"{}")
+    else:
+        path.mkdir()
+    wait_until(lambda: keys.enforced, 3)
 
 
 def test_a_watched_file_is_looked_at_now_and_then(tmp_path: Path) -> None:
