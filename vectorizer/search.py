@@ -9,24 +9,25 @@ found.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from math import ceil
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from vectorizer.errors import validation
-from vectorizer.index import flat
-from vectorizer.index.flat import Block, Mask, Queries, RowNumbers, Scores, Selection
+from vectorizer.index import flat, holdout
+from vectorizer.index.flat import Mask, Queries, Scores, Selection
 from vectorizer.operations import Vectors
 from vectorizer.storage.chunk import Chunk, ChunkView, View
 
 if TYPE_CHECKING:
-    from vectorizer.index.hnsw import Found, Graph
+    from vectorizer.index.hnsw import Distances, Found, Graph
 
+Rows = npt.NDArray[np.integer[Any]]
 Matching = Callable[[ChunkView], Mask | None]
 """The rows of a chunk that a filter lets through, (rows,) bool, or None for all."""
 
@@ -155,7 +156,7 @@ class _Target:
         """
         return self.mask is None and not self.chunk_view.chunk.dead_rows
 
-    def alive(self, rows: npt.NDArray[np.integer[Any]]) -> Mask:
+    def alive(self, rows: Rows) -> Mask:
         """Which of these rows are live and match."""
         chunk_view = self.chunk_view
         living: Mask = (
@@ -187,15 +188,21 @@ class _Group:
         self._targets = targets
         self._limit = limit
         self._selections = [Selection(limit) for _ in range(len(vectors))]
-        self._ranked: list[list[tuple[Chunk, npt.NDArray[np.integer[Any]], Scores]]] = [[] for _ in vectors]
+        self._ranked: list[list[tuple[Chunk, Rows, Scores]]] = [[] for _ in vectors]
         batch = len(vectors) >= BATCH_QUERIES_MIN
         scans: list[_Target] = []
+        asked: list[tuple[_Target, _Way, Graph]] = []
         for target in targets:
             way = _way(view, target.chunk_view, limit, ef, batch, target.matched)
             if way.graph is None:
                 scans.append(target)
             else:
-                self._ask_graph(target, way, way.graph)
+                asked.append((target, way, way.graph))
+        if len(asked) > 1 and len(vectors) == 1:
+            self._ask_graphs(asked)
+        else:
+            for target, way, graph in asked:
+                self._ask_graph(target, way, graph)
         for target in scans:
             self._scan(target)
 
@@ -207,13 +214,55 @@ class _Group:
         else:
             flat.scan(self.queries, chunk_view, base, self._selections, target.mask)
 
+    def _ask_graphs(self, asked: list[tuple[_Target, _Way, Graph]]) -> None:
+        """Ask several graphs for one query, and rank what they find together.
+
+        Their own distances tell which rows can be among the best of all: only these are read and scored.
+        """
+        pooled: list[tuple[_Target, Graph]] = []
+        parts: list[tuple[Chunk, Rows]] = []
+        nears: list[Distances] = []
+        for target, way, graph in asked:
+            found, distances = graph.query_distances(self.queries.raw[0], way.want, way.ef)
+            alive = None if target.all_alive else target.alive(found)
+            if found.size < self._limit or (alive is not None and np.count_nonzero(alive) < self._limit):
+                self._take_answers(target, way, graph, [found])
+                continue
+            pooled.append((target, graph))
+            parts.append((target.chunk_view.chunk, found if alive is None else found[alive]))
+            nears.append(distances if alive is None else distances[alive])
+        if not pooled:
+            return
+        near = np.concatenate(nears)
+        norm = (
+            max(float(chunk.norms[rows].max()) for chunk, rows in parts)
+            if self.queries.metric == "dot"
+            else 1.0
+        )
+        worst = _nth(near, self._limit)
+        dropped = near > worst + flat.distance_slack(self.queries, worst, norm)
+        self._add_parts(_cut(parts, ~dropped))
+        self._add_holdouts(pooled)
+
+    def _add_parts(self, parts: list[tuple[Chunk, Rows]]) -> None:
+        """Rank rows of several chunks for the only query."""
+        ranks, start = flat.ranks_across(self.queries, 0, parts), 0
+        for chunk, rows in parts:
+            self._ranked[0].append((chunk, rows, ranks[start : start + rows.size]))
+            start += rows.size
+        self._raise_floor(0, ranks)
+
     def _ask_graph(self, target: _Target, way: _Way, graph: Graph) -> None:
-        """Rank what the graph finds, and the rows that are not in it; where that is too little, scan."""
-        chunk, queries = target.chunk_view.chunk, self.queries
+        queries = self.queries
         if len(queries) == 1:
             answers = [graph.query(queries.raw[0], way.want, way.ef)]
         else:
             answers = graph.query_batch(queries.raw, way.want, way.ef)
+        self._take_answers(target, way, graph, answers)
+
+    def _take_answers(self, target: _Target, way: _Way, graph: Graph, answers: list[Found]) -> None:
+        """Rank what the graph finds, and the rows that are not in it; where that is too little, scan."""
+        chunk, queries = target.chunk_view.chunk, self.queries
         asked: list[int] = []
         if len(answers) > 1 and all(answer.size == way.want for answer in answers):
             together = np.concatenate(answers)
@@ -258,8 +307,11 @@ class _Group:
         for query in range(count):
             self._add(query, chunk, found[query], ranks[query])
 
-    def _add(self, query: int, chunk: Chunk, rows: npt.NDArray[np.integer[Any]], ranks: Scores) -> None:
+    def _add(self, query: int, chunk: Chunk, rows: Rows, ranks: Scores) -> None:
         self._ranked[query].append((chunk, rows, ranks))
+        self._raise_floor(query, ranks)
+
+    def _raise_floor(self, query: int, ranks: Scores) -> None:
         if ranks.size >= self._limit:
             selection = self._selections[query]
             worst = _nth(ranks, self._limit)
@@ -268,7 +320,7 @@ class _Group:
     def _add_holdout(self, target: _Target, graph: Graph, asked: list[int]) -> None:
         """Rank those rows outside of the graph that may beat what it found: mostly none."""
         chunk = target.chunk_view.chunk
-        rows, block = _holdout(chunk, graph)
+        rows, block = holdout.of(chunk, graph)
         keys = flat.Keys(self.queries, block)
         highest = keys.values.max(axis=1).tolist()
         for query in asked:
@@ -280,6 +332,23 @@ class _Group:
                 some = rows[better]
                 some = some[target.alive(some)]
                 self._add(query, chunk, some, flat.ranks(self.queries, query, chunk.vectors, some))
+
+    def _add_holdouts(self, asked: list[tuple[_Target, Graph]]) -> None:
+        """The same for the only query and several graphs, with one product for all their rows."""
+        block = holdout.joined([(target.chunk_view.chunk, graph) for target, graph in asked])
+        keys = flat.Keys(self.queries, block)
+        better = keys.values[0] + keys.errors(0) >= self._selections[0].floor
+        if not better.any():
+            return
+        held = [
+            (target.chunk_view.chunk, holdout.of(target.chunk_view.chunk, graph)[0])
+            for target, graph in asked
+        ]
+        targets = {target.chunk_view.chunk.name: target for target, _ in asked}
+        living = [(chunk, rows[targets[chunk.name].alive(rows)]) for chunk, rows in _cut(held, better)]
+        left = [(chunk, rows) for chunk, rows in living if rows.size]
+        if left:
+            self._add_parts(left)
 
     def hits(self, query: int, threshold: float | None) -> list[Hit]:
         """The best rows of one query, cut by threshold and limit, in order."""
@@ -304,6 +373,8 @@ class _Group:
         for chunk, rows, part_ranks in ranked:
             if worst < float("inf"):
                 [kept] = (part_ranks <= worst).nonzero()
+                if not kept.size:
+                    continue
                 rows, part_ranks = rows[kept], part_ranks[kept]
             places = rows.tolist()
             best += zip(part_ranks.tolist(), chunk.ids_at(places), places, repeat(chunk), strict=False)
@@ -314,17 +385,20 @@ class _Group:
 _RANK_AND_ID = itemgetter(0, 1)
 
 
-def _nth(ranks: Scores, n: int) -> float:
+def _cut(parts: Sequence[tuple[Chunk, Rows]], kept: Mask) -> list[tuple[Chunk, Rows]]:
+    """Those rows of each chunk that are kept, as one mask over all of them says; no chunk without any."""
+    left: list[tuple[Chunk, Rows]] = []
+    start = 0
+    for chunk, rows in parts:
+        some = rows[kept[start : start + rows.size]]
+        if some.size:
+            left.append((chunk, some))
+        start += rows.size
+    return left
+
+
+def _nth(ranks: Scores | Distances, n: int) -> float:
     """The n-th best of them."""
     ordered = ranks.copy()
     ordered.partition(n - 1)
     return float(ordered[n - 1])
-
-
-def _holdout(chunk: Chunk, graph: Graph) -> tuple[RowNumbers, Block]:
-    """The rows that are not in the graph, side by side; 256 rows, kept with the chunk."""
-    kept = chunk.cache.get("search.holdout")
-    if kept is None:
-        rows = np.array(graph.calibration.holdout, np.int64)
-        kept = chunk.cache["search.holdout"] = (rows, Block(chunk.vectors[rows], chunk.norms[rows]))
-    return cast(tuple[RowNumbers, Block], kept)

@@ -14,6 +14,7 @@ from tests.unit.rows import ArrayChunk, chunked, clustered, gaussian, with_graph
 from vectorizer.errors import DamageError
 from vectorizer.index.build import GRAPH_FILE
 from vectorizer.index.calibration import HOLDOUT_ROWS
+from vectorizer.index.flat import Queries, distance_slack, ranks
 from vectorizer.index.hnsw import Graph
 from vectorizer.operations import METRICS, Metric
 
@@ -118,3 +119,21 @@ def test_importing_it_says_nothing() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
     assert (done.stdout, done.stderr) == ("", "still there")
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("metric", METRICS)
+def test_distances_are_within_half_the_slack(tmp_path: Path, metric: Metric, scale: float) -> None:
+    vectors = clustered(600, 128, 1) * np.float32(scale)
+    [chunk] = chunked(vectors, [600])
+    graph = with_graph(chunk, tmp_path, metric).graph
+    assert graph is not None
+    queries = Queries(metric, clustered(30, 128, 1) * np.float32(scale))
+    for query in range(len(queries)):
+        one = queries.one(query)
+        rows, distances = graph.query_distances(one.raw[0], 20, 100)
+        exact = ranks(one, 0, vectors, rows)
+        exact = {"cosine": 1 + exact, "dot": exact, "euclidean": exact * exact}[metric]
+        norm = float(chunk.norms[rows].max())
+        for distance, truth in zip(distances.tolist(), exact.tolist(), strict=True):
+            assert abs(distance - truth) <= distance_slack(one, distance, norm) / 2

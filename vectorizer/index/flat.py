@@ -24,7 +24,7 @@ bound, which means: look at them exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -251,6 +251,16 @@ def floor_of_rank(queries: Queries, query: int, rank: float) -> float:
     return key - 2.0**-22 * abs(key) - 2.0**-48 * size  # roundings here, and to float32 when it is compared
 
 
+def distance_slack(queries: Queries, distance: float, norm: float) -> float:
+    """How much more than this float32 distance of a graph that of a row can be which is as near in truth.
+
+    Of one query; no row in question is longer than ``norm``. Four times the bound of a product's error: each
+    of two distances has it once for the product and, for cosine, once for the norms that scale both vectors.
+    """
+    size = {"euclidean": distance, "dot": norm * float(queries.lengths[0]), "cosine": 1.0}
+    return 4.0 * queries.error * size[queries.metric]
+
+
 def scores(queries: Queries, query: int | npt.NDArray[np.intp], vectors: Vectors) -> Scores:
     """Exact scores of (m, d) float32 vectors, each against one query or against its own of (m,): (m,)
     float64.
@@ -292,7 +302,21 @@ def ranks(
             part = slice(at, at + step)
             whose = query if isinstance(query, int) else query[part]
             found[part] = scores(queries, whose, vectors[rows[part]])
+    return _from_scores(queries, found)
+
+
+def _from_scores(queries: Queries, found: Scores) -> Scores:
     return found if queries.metric == "euclidean" else np.negative(found, out=found)
+
+
+def ranks_across(
+    queries: Queries, query: int, parts: Sequence[tuple[Chunk, npt.NDArray[np.integer[Any]]]]
+) -> Scores:
+    """The ranks of rows of several chunks, one after the other: in one pass if they are few."""
+    if sum(rows.size for _, rows in parts) * queries.raw.shape[1] > EXACT_COMPONENTS_MAX:
+        return np.concatenate([ranks(queries, query, chunk.vectors, rows) for chunk, rows in parts])
+    together = np.concatenate([chunk.vectors[rows] for chunk, rows in parts])
+    return _from_scores(queries, scores(queries, query, together))
 
 
 def scan(

@@ -39,6 +39,7 @@ nmslib = _import_nmslib()
 SPACES: dict[Metric, str] = {"cosine": "cosinesimil", "euclidean": "l2", "dot": "negdotprod"}
 FEED_ROWS = 16_384
 Found = npt.NDArray[np.int32]
+Distances = npt.NDArray[np.float32]
 
 
 class Graph:
@@ -87,9 +88,13 @@ class Graph:
 
     def query(self, vector: Vectors, k: int, ef: int) -> Found:
         """Numbers of up to k rows near a (d,) vector, int32, nearest first by nmslib's float32 distances."""
+        return self.query_distances(vector, k, ef)[0]
+
+    def query_distances(self, vector: Vectors, k: int, ef: int) -> tuple[Found, Distances]:
+        """The same, and their distances, float32: 1 - cosine, the product negated, the squared euclidean."""
         self._enter(ef)
         try:
-            found: Found = self._index.knnQuery(vector, k=k)[0]
+            found: tuple[Found, Distances] = self._index.knnQuery(vector, k=k)
         finally:
             self._leave()
         return found
