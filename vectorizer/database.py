@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import gevent
@@ -48,6 +50,10 @@ R = TypeVar("R")
 JOURNAL_THREADS = 1
 READ_THREADS = 4
 WORK_THREADS = 2
+AT_ONCE = 2
+"""Parts of one read that are computed at the same time: while one holds the interpreter's lock, the other is
+in nmslib.
+"""
 KILLED_POLL_SECS = 0.002
 HELD_SECS = 1.0
 """So long a write waits for the end of a change of role; then it is refused with 503."""
@@ -334,20 +340,25 @@ class Database:
         return result
 
     def run_native_each(self, function: Callable[[Q], R], arguments: Sequence[Q]) -> Iterator[R]:
-        """What the function makes of each argument, in order: the next one is under way in a native thread
+        """What the function makes of each argument, in order: AT_ONCE more are under way in native threads
         while the caller deals with what this gives.
         """
-        running: Any = None
+        waiting = iter(arguments)
+        running: deque[Any] = deque()
+
+        def start(count: int) -> None:
+            for argument in islice(waiting, count):
+                running.append(self._read_threads.spawn(_outcome, function, (argument,), {}))
+
         try:
-            for argument in arguments:
-                before = None if running is None else (_finished(running),)
-                running = self._read_threads.spawn(_outcome, function, (argument,), {})
-                if before is not None:
-                    yield before[0]
-            if running is not None:
-                yield _finished(running)
+            start(AT_ONCE)
+            while running:
+                result = _finished(running.popleft())
+                start(1)
+                yield result
         finally:
-            _wait_ready(running)
+            for left in running:
+                _wait_ready(left)
 
     def run_work(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The same in the threads for background work on files."""
