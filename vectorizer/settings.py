@@ -189,14 +189,21 @@ class Settings:
     def warnings(self) -> tuple[str, ...]:
         """Sentences about settings that can be used but are hardly meant."""
         replication = self.replication
-        if replication.enabled and replication.heartbeat_interval_secs >= replication.replica_timeout_secs:
-            return (
-                *self.remarks,
+        found = list(self.remarks)
+        beat_secs, lag_secs = replication.heartbeat_interval_secs, replication.min_replicas_max_lag_secs
+        if replication.enabled and beat_secs >= replication.replica_timeout_secs:
+            found.append(
                 f"replication.replica_timeout_secs ({replication.replica_timeout_secs:g}) is not more than "
-                f"replication.heartbeat_interval_secs ({replication.heartbeat_interval_secs:g}): idle links "
-                "will be dropped again and again",
+                f"replication.heartbeat_interval_secs ({beat_secs:g}): idle links will be dropped again and "
+                "again"
             )
-        return self.remarks
+        if replication.enabled and replication.min_replicas_to_write and beat_secs >= lag_secs:
+            found.append(
+                f"replication.min_replicas_max_lag_secs ({lag_secs:g}) is not more than "
+                f"replication.heartbeat_interval_secs ({beat_secs:g}): writes will be refused whenever idle "
+                "replicas have not been heard of for that long"
+            )
+        return tuple(found)
 
 
 def check_all(entries: Iterable[tuple[str, Any, str]], section: str | None) -> dict[str, Said]:

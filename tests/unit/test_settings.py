@@ -233,6 +233,14 @@ def test_heartbeats_slower_than_the_timeout_are_doubtful() -> None:
     assert "heartbeat_interval_secs (30)" in warning
 
 
+def test_heartbeats_slower_than_the_lag_that_writes_need_are_doubtful() -> None:
+    master: dict[str, Any] = {ROLE: "master", BIND: "a:1", "replication.min_replicas_max_lag_secs": 5.0}
+    assert said(yaml=master).warnings == ()
+    (warning,) = said(yaml=master | {"replication.min_replicas_to_write": 1}).warnings
+    assert "min_replicas_max_lag_secs (5)" in warning
+    assert "heartbeat_interval_secs (5)" in warning
+
+
 @pytest.mark.parametrize(
     ("values", "culprit"),
     [
