@@ -245,6 +245,24 @@ def test_a_plain_peer_gets_nothing_from_a_master_with_a_secret(serve: Serve) -> 
     peer.close()
 
 
+def test_a_stranger_who_comes_again_and_again_does_not_fill_the_log(serve: Serve) -> None:
+    where = {"replication__role": "master", "replication__bind_address": "127.0.0.1:0"}
+    master = serve("one", **where, security__replication_secret=SECRET.decode())
+    stream = io.StringIO()
+    logs.configure("info", "text", stream)
+    try:
+        for _ in range(9):
+            peer = Peer(master.address)
+            peer.say(Greet(PROTOCOL, "x", R_NONCE))
+            peer.say(Proof(bytes(32)))
+            assert peer.hear_a(Refuse).reason == CODE
+            assert peer.ended()
+            peer.close()
+    finally:
+        logs.configure("info", "text")
+    assert stream.getvalue().count("replica_refused") == 4
+
+
 def test_require_auth_does_not_let_replicas_in_from_elsewhere_without_a_secret(serve: Serve) -> None:
     far = {"replication__role": "master", "replication__bind_address": "0.0.0.0:0"}
     with pytest.raises(ConfigurationError, match="no replication secret"):

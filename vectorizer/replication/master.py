@@ -421,6 +421,8 @@ class ReplicaLine:
                 self._release()
             case CloseReplaced(progress):
                 self._server.close_replaced(progress)
+            case Report(event, facts, True) if self.session.progress is None:
+                self._server.strangers.warning(event, host=self.peer.host, **facts)
             case Report(event, facts, warning):
                 (log.warning if warning else log.info)(event, **facts)
             case Close(reason, message):
