@@ -113,8 +113,8 @@ class Roles:
             raise validation("nothing to configure: the body names no setting; see docs/CONFIGURATION.md")
         with self.lock:
             settings = self._replaced(values)
-            self.switchover.guard_configure(force and values.get("role") == Role.MASTER)
-            self._change(settings, force, named="role" in values)
+            with self.switchover.role_changes(takes_back=force and values.get("role") == Role.MASTER):
+                self._change(settings, force, named="role" in values)
             role = self._database.node.role
             log.info(
                 "configured", role=role.value, settings=settings.stored(), **self._database.node.describe()
@@ -211,9 +211,12 @@ class Roles:
         """Become writable, under a new mastership if this was a replica."""
         node = self._database.node
         if old is not Role.REPLICA:
+            taken_back = force and not node.writable
+            if taken_back:
+                node.guard_promotion()
             self._store(settings)
             node.role = new
-            if force and not node.writable:
+            if taken_back:
                 self._take_mastership_back()
             return
         if not node.has_complete_data and not force:

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -109,8 +111,7 @@ class Switchover:
             self._current = handover
             self._database.hold_writes("a switchover is under way")
         log.info("switchover_started", switchover=handover.id, **self._target(handover))
-        handover.greenlet = gevent.spawn(self._run, handover)
-        handover.greenlet.link_exception(self._died)
+        self._spawn(handover, self._run)
         handover.outcome.wait(max(0.0, handover.deadline - now) + ANSWER_SECS)
         if not handover.outcome.ready():
             raise not_ready(
@@ -170,14 +171,23 @@ class Switchover:
 
     # -- what roles ask --------------------------------------------------------------------------------------
 
-    def guard_configure(self, takes_back: bool) -> None:
-        """RequestError 409 while a switchover is under way; by force an operator may end the waiting."""
+    @contextmanager
+    def role_changes(self, takes_back: bool) -> Iterator[None]:
+        """While an operator changes role or settings: RequestError 409 if a switchover is under way. By force
+        the waiting may be ended; it goes on if that change fails.
+        """
         handover = self._current
         if handover is None:
+            yield
             return
         if not takes_back or handover.step is not Step.WAITING:
             raise conflict("a switchover is under way", "switchover_under_way", step=str(handover.step))
         handover.greenlet.kill()
+        try:
+            yield
+        except BaseException:
+            self._spawn(handover, self._find_out)
+            raise
         self._end(handover, conflict("an operator took the mastership back", "taken_back"))
 
     def stop(self) -> None:
@@ -192,10 +202,22 @@ class Switchover:
 
     # -- the procedure ---------------------------------------------------------------------------------------
 
+    def _spawn(self, handover: Handover, procedure: Callable[[Handover], None]) -> None:
+        handover.greenlet = gevent.spawn(procedure, handover)
+        handover.greenlet.link_exception(self._died)
+
     def _run(self, handover: Handover) -> None:
         try:
             self._drain(handover)
             self._send(handover)
+        except RequestError as error:
+            self._roll_back(handover, error)
+        else:
+            self._find_out(handover)
+
+    def _find_out(self, handover: Handover) -> None:
+        """The promotion is sent: follow the target, or go on as the master, once it is known."""
+        try:
             self._learn(handover)
         except RequestError as error:
             self._roll_back(handover, error)

@@ -321,6 +321,34 @@ def test_an_operator_may_take_the_mastership_back_by_force(
     three.follows(one)
 
 
+def test_what_cannot_be_taken_back_is_still_found_out(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = trio(cluster)
+    monkeypatch.setattr("vectorizer.switchover.ANSWER_SECS", 0.5)
+    monkeypatch.setattr(ReplicaLine, "promote", lambda line, switchover, offset: two.stop())
+    assert switch(one, two, timeout_ms=500)[1]["error_type"] == "switchover_waiting"
+    body = {"force": True, "bind_address": "192.0.2.1:7001"}
+    code, answer = one.request("POST", "/replication/promote", body)
+    assert code == 400, answer
+    assert one.status()["switchover"]["current"]["step"] == "waiting"
+    two.start()
+    wait_until(lambda: writable(one, two, three) == [one], "the target to be found a replica")
+    two.follows(one)
+
+
+def test_a_write_that_waits_meanwhile_is_answered_when_the_mastership_has_moved(cluster: Cluster) -> None:
+    one, two, _ = trio(cluster)
+    body = {"vectors": [{"id": "late", "vector": [1, 2, 3, 4]}]}
+    path = "/collections/things/vectors?wait=9&timeout_ms=60000"
+    waiting = gevent.spawn(one.request, "POST", path, body)
+    wait_until(lambda: two.offset == 3, "the write to be at the target")
+    assert switch(one, two)[0] == 200
+    code, answer = waiting.get(timeout=10)
+    assert (code, answer["offset"]) == (200, 3)
+    assert answer["replicas_durable"] >= 1
+
+
 def test_a_restart_of_the_old_master_finds_a_replica(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
