@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vectorizer.errors import RequestError, not_ready
+from vectorizer.node import Role
 from vectorizer.replication.progress import Phase, Progress
 from vectorizer.replication.states import LinkState
 
@@ -48,20 +49,23 @@ class Guarantees:
     ) -> int:
         """Wait until ``count`` replicas hold an operation durably, or the time is up; how many do.
 
-        With the id of its mastership, 0 once this node itself has given it up for another history: what
-        replicas have at that offset then is another operation.
+        Those whose links are gone meanwhile count. A node that is a master no longer does not wait. With the
+        id of its mastership, 0 once this node itself has given it up for another history: what replicas have
+        at that offset then is another operation.
         """
-        deadline = time.monotonic() + timeout_ms / 1000
-        while True:
+        node = self._database.node
+        deadline, was_replica, reached = time.monotonic() + timeout_ms / 1000, node.role is Role.REPLICA, 0
+        while self._holds(offset, replication_id):
             master = None if self._database.roles is None else self._database.roles.master
-            if master is None or not self._holds(offset, replication_id):
-                return 0
-            reached = master.table.acknowledged(offset)
+            if master is None or (node.role is Role.REPLICA and not was_replica):
+                return reached
+            reached = max(reached, master.table.acknowledged(offset))
             left = deadline - time.monotonic()
             if reached >= count or left <= 0:
                 return reached
             master.acknowledged.clear()
             master.acknowledged.wait(left)
+        return 0
 
     def _well_replicas(self, max_lag_secs: float) -> int:
         roles = self._database.roles

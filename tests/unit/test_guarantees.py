@@ -69,6 +69,20 @@ def test_too_few_replicas_are_told_in_time_and_the_write_stays(cluster: Cluster)
     assert master.digest()[1] == 1
 
 
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_who_is_a_master_no_longer_waits_for_no_replica(cluster: Cluster, replicas: int) -> None:
+    master = cluster.master()
+    master.create()
+    for _ in range(replicas):
+        cluster.replica(master).follows(master)
+    waiting = gevent.spawn(write, master, "wait=2&timeout_ms=60000")
+    asking = gevent.spawn(master.request, "GET", "/replication/wait?replicas=2&timeout_ms=60000")
+    wait_until(lambda: master.server.roles.master.table.acknowledged(2) == replicas)  # type: ignore[union-attr]
+    assert master.configure(role="standalone")[0] == 200
+    for answer in (waiting.get(timeout=10), asking.get(timeout=10)):
+        assert (answer[0], answer[1]["replicas_durable"]) == (200, replicas)
+
+
 def test_a_write_without_wait_says_nothing_of_replicas(cluster: Cluster) -> None:
     master = cluster.master()
     master.create()

@@ -156,6 +156,7 @@ class MasterServer:
         for line in self.lines:
             line.abandon()
         gevent.joinall([line.receiver for line in lines], timeout=STOP_SECS)
+        self.acknowledged.set()  # nobody else wakes those who wait for replicas here
 
     def drain(self, seconds: float) -> bool:
         """Wait until every streaming replica has applied everything; False if the time was too short."""
