@@ -34,7 +34,19 @@ def test_a_script_is_posix_shell_and_can_be_executed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cluster", "failover", "follow", "promote", "status", "switchover", "install", "uninstall"]
+    "name",
+    [
+        "cluster",
+        "failover",
+        "follow",
+        "promote",
+        "status",
+        "switchover",
+        "install",
+        "uninstall",
+        "stop",
+        "lint",
+    ],
 )
 def test_an_unknown_option_is_refused_with_exit_code_2(name: str) -> None:
     refused = run(name, "--no-such-option")

@@ -57,6 +57,30 @@ def test_a_node_in_the_background_is_ready_when_start_returns_and_gone_when_stop
     assert start("stop", "one").stdout == "one does not run.\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["one", "two"],
+        ["one", "--timeout"],
+        ["--timeout", "soon", "one"],
+        ["--timeout", "9x", "one"],
+        ["a/b"],
+    ],
+)
+def test_words_that_stop_cannot_take_end_nothing(
+    tmp_path: Path, port: int, start: Start, words: list[str]
+) -> None:
+    refused = start("stop", *words)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_an_option_is_no_name_of_a_node(tmp_path: Path, port: int, start: Start) -> None:
+    refused = start("start", "--background", *options(tmp_path, port))
+    assert (refused.returncode, refused.stdout) == (2, "")
+
+
 def test_a_node_that_cannot_start_shows_why(tmp_path: Path, start: Start) -> None:
     failed = start("start", "--background", "one", "--port", "nonsense", "--data-dir", str(tmp_path))
     assert failed.returncode == 1
