@@ -130,6 +130,27 @@ def test_without_a_key_nothing_of_the_request_is_looked_at(guarded: tuple[Served
         assert sock.recv(1000).startswith(b"HTTP/1.1 401 ")
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 409),
+        ({"Sec_Fetch_Site": "same-origin", "Origin": "https://rewritten.by.a.proxy"}, 409),
+        ({"Sec_Fetch_Site": "none"}, 409),
+        ({"Origin": "http://node:15002"}, 409),
+        ({"Sec_Fetch_Site": "cross-site", "Origin": "http://evil.example"}, 403),
+        ({"Sec_Fetch_Site": "same-site"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://node:8000"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_pages_of_other_sites_change_nothing(serve: Serve, headers: dict[str, str], status: int) -> None:
+    """Not where no key is asked for, either: a browser posts to any address without asking."""
+    node = serve("one")
+    assert ask(node, "POST", "/replication/switchover", Host="node:15002", **headers)[0] == status
+    assert ask(node, "GET", "/collections", Host="node:15002", **headers)[0] == 200
+
+
 def test_keys_count_as_soon_as_there_are_any_and_no_longer_than_that(serve: Serve, tmp_path: Path) -> None:
     node = serve("one")
     assert ask(node, "GET", "/collections")[0] == 200

@@ -55,7 +55,11 @@ class Access:
 
     def check(self, level: Level | None, environ: Mapping[str, Any]) -> None:
         """RequestError 401 or 403 if the request may not have what it wants."""
-        if level is None or not self._keys.enforced:
+        if level is None:
+            return
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            _refuse_other_sites(environ)
+        if not self._keys.enforced:
             return
         key = self._key(environ)
         if key is not None and key.level >= level:
@@ -95,6 +99,21 @@ class Access:
             path=environ["PATH_INFO"][:256],
             key=name,
         )
+
+
+def _refuse_other_sites(environ: Mapping[str, Any]) -> None:
+    """RequestError 403 if a browser sends this for a page of another site.
+
+    Any page may let a browser post to an address that only its user reaches, a node without keys on his own
+    machine for example. It needs the browser's leave only to show a key or to name a type of content.
+    """
+    site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
+    if site is not None:
+        foreign = site not in ("same-origin", "none")
+    else:  # not sent to a plain address of another machine, nor by old browsers
+        foreign = origin is not None and origin.partition("://")[2] != environ.get("HTTP_HOST")
+    if foreign:
+        raise forbidden("a browser sends this for a page of another site, which may not change anything here")
 
 
 def _token(environ: Mapping[str, Any]) -> str | None:
