@@ -26,8 +26,7 @@ NOISE = 0.95
 class Unstructured:
     """A node with the same Gaussian rows twice, each in one segment; where all must be found it is scanned.
 
-    Both are sealed: a scan of rows that grow in memory takes 7 % less than one of the same rows in a file,
-    whose pages are small ones.
+    Both are sealed: a scan of rows that grow in memory takes 7 % less than one of the same rows in a file.
     """
 
     node: Node
