@@ -31,6 +31,7 @@ from gevent.threadpool import ThreadPool
 from vectorizer import logs
 from vectorizer.config import Settings
 from vectorizer.errors import RequestError, VectorizerError, syncing
+from vectorizer.journal_waiters import JournalWaiters
 from vectorizer.node import Node, NodeFailure, NodeLimits, Role
 from vectorizer.operations import Operation
 from vectorizer.runs import Run
@@ -94,7 +95,7 @@ class Database:
         self.roles: Roles | None = None
         """Who has the links to other nodes, once there is one."""
         self._pending = Event()
-        self._durable = Event()
+        self._waiters = JournalWaiters()
         self._applied = Event()
         self._released = Event()
         self._listeners: list[Callable[[], None]] = []
@@ -130,7 +131,7 @@ class Database:
         if not self.failed.ready():
             log.error("failed", reason=str(error))
             self.failed.set(error)
-        self._wake()
+        self._wake_all()
 
     def close(self) -> None:
         """Write and sync what is buffered, then stop. Nothing is written if the node has failed or was never
@@ -165,7 +166,7 @@ class Database:
         if self.settings.storage.fsync == "always":
             self.wait_durable(offset)
         else:
-            self._wait_written(node.journal, node.journal.appended_bytes)
+            self._wait_written(offset, node.journal.appended_bytes)
         return result
 
     def wait_writable(self) -> None:
@@ -226,36 +227,39 @@ class Database:
 
     def committed(self) -> None:
         """Something is buffered for the journal."""
+        self._applied.set()  # first: who waits to read is answered before the journal's thread wants a core
         self._pending.set()
-        self._applied.set()
         if not self.node.limits.durable_only:
-            self._wake()
+            self._tell_listeners()
 
     def wait_durable(self, offset: int) -> None:
         """Return when the operation at this offset is durable."""
         journal = self.node.journal
         while journal.durable_offset < offset:
-            self._wait_for(journal)
+            self._wait_for(journal, offset)
 
     def wait_applied(self, timeout_secs: float) -> None:
         """Return when an operation has been applied, or the data replaced, or the time is up."""
         self._applied.clear()
         self._applied.wait(timeout_secs)
 
-    def _wait_written(self, journal: Journal, position: int) -> None:
-        """Return when the system has it: then a crash of this process alone loses no acknowledged write."""
+    def _wait_written(self, offset: int, position: int) -> None:
+        """Return when the system has the operation at this offset, which ends at this position: then a crash
+        of this process alone loses no acknowledged write.
+        """
+        journal = self.node.journal
         while journal.written_bytes < position:
-            self._wait_for(journal)
+            self._wait_for(journal, offset)
 
-    def _wait_for(self, journal: Journal) -> None:
-        """Return when the journal has got further."""
+    def _wait_for(self, journal: Journal, offset: int) -> None:
+        """Return when the journal may have got as far."""
         if self.node.failure is not None or self.node.journal is not journal:
             raise RequestError(
                 503,
                 "outcome_unknown",
                 "the node stopped or changed its data before this write was durable",
             )
-        self._durable.wait()
+        self._waiters.wait(offset)
 
     def flush(self) -> None:
         """Write and sync all that is buffered now, whatever ``fsync`` says and whoever goes on writing.
@@ -266,11 +270,11 @@ class Database:
         offset, position = node.offset, journal.appended_bytes
         while journal.written_bytes < position and node.failure is None:
             self._pending.set()
-            self._durable.wait(0.05)
+            self._waiters.wait(offset, 0.05)
         if node.failure is None:
             self._sync(journal)  # also when no operation waits: a history record may
         while journal.durable_offset < offset and node.failure is None:
-            self._durable.wait(0.05)
+            self._waiters.wait(offset, 0.05)
         if node.failure is not None:
             raise node.failure
 
@@ -282,7 +286,7 @@ class Database:
         """The node's data was swapped: wake all who waited for the old one."""
         self._pending.set()
         self._applied.set()
-        self._wake()
+        self._wake_all()
         self.history_changed()
 
     # -- waiting for others -----------------------------------------------------------------------------
@@ -312,11 +316,13 @@ class Database:
         for watcher in self._history_watchers:
             watcher()
 
-    def _wake(self) -> None:
-        durable, self._durable = self._durable, Event()
-        durable.set()
+    def _tell_listeners(self) -> None:
         for listener in self._listeners:
             listener()
+
+    def _wake_all(self) -> None:
+        self._tell_listeners()
+        self._waiters.wake_all()
 
     # -- reading ----------------------------------------------------------------------------------------
 
@@ -374,6 +380,7 @@ class Database:
             journal = self.node.journal
             synced = self.settings.storage.fsync == "always"
             while (batch := journal.take_batch()) is not None:
+                self._waiters.taken(batch.last_offset)
                 try:
                     _apply(self._journal_threads, batch.write, synced)
                 except OSError as error:
@@ -382,7 +389,9 @@ class Database:
                     )
                     return
                 journal.complete(batch)
-                self._wake()
+                # Replicas first: they work on it while clients get their answers.
+                self._tell_listeners()
+                self._waiters.done()
 
     def _sync_each_second(self) -> None:
         while True:
@@ -402,7 +411,7 @@ class Database:
         except OSError as error:
             self.fail(NodeFailure(f"the journal cannot be synced ({error}); nothing more is acknowledged"))
             return
-        self._wake()
+        self._wake_all()
 
     @property
     def role(self) -> Role:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -132,6 +133,83 @@ def test_a_journal_that_cannot_be_synced_stops_everything(tmp_path: Path) -> Non
         database.flush()
     assert not database.node.writable
     database.close()
+
+
+def journal_held(database: Database) -> Callable[[], None]:
+    """The journal's thread writes nothing until what is given back is called."""
+    read, write = os.pipe()
+    database._journal_threads.spawn(os.read, read, 1)
+    return lambda: (os.write(write, b"."), os.close(write))[1]
+
+
+def two_writers(database: Database) -> list[gevent.Greenlet[..., Any]]:
+    """The write of one is in the batch under way, that of the other in the next."""
+    writers = []
+    for number in (1, 2):
+        writers.append(gevent.spawn(database.write, Upsert("things", rows([number]))))
+        wait_until(lambda: database.node.journal.pending)
+        gevent.sleep(0.01)
+    return writers
+
+
+def test_each_writer_is_answered_by_his_own_batch(database: Database) -> None:
+    database.write(Create(config()))
+    release = journal_held(database)
+    writers = two_writers(database)
+    assert not any(writer.ready() for writer in writers)
+    durable: list[int] = []
+    database.subscribe(lambda: durable.append(database.node.durable_offset))
+    release()
+    gevent.joinall(writers, raise_error=True)
+    assert durable == [2, 3], "one batch for each"
+
+
+def test_replicas_hear_of_a_batch_before_its_writers_are_answered(database: Database) -> None:
+    database.write(Create(config()))
+    order: list[str] = []
+    database.subscribe(lambda: order.append("replicas"))
+    release = journal_held(database)
+    writers = two_writers(database)
+    for writer in writers:
+        writer.link(lambda _: order.append("writer"))
+    release()
+    gevent.joinall(writers, raise_error=True)
+    assert order == ["replicas", "writer", "replicas", "writer"]
+
+
+def test_writers_of_all_batches_hear_of_a_journal_that_fails(database: Database) -> None:
+    database.write(Create(config()))
+    break_journal(database)
+    release = journal_held(database)
+    writers = two_writers(database)
+    release()
+    for writer in writers:
+        with pytest.raises(RequestError, match="before this write was durable"):
+            writer.get(timeout=5)
+
+
+def test_writers_of_all_batches_are_answered_while_the_database_closes(database: Database) -> None:
+    database.write(Create(config()))
+    release = journal_held(database)
+    writers = two_writers(database)
+    closing = gevent.spawn(database.close)
+    gevent.sleep(0.01)
+    release()
+    assert [writer.get(timeout=5).offset for writer in writers] == [2, 3]
+    closing.get(timeout=5)
+
+
+def test_writers_of_all_batches_are_answered_by_a_master_that_became_a_replica(database: Database) -> None:
+    database.write(Create(config()))
+    release = journal_held(database)
+    writers = two_writers(database)
+    database.hold_writes("the role changes")
+    flushing = gevent.spawn(database.flush)
+    gevent.sleep(0.01)
+    database.node.role = Role.REPLICA
+    release()
+    assert [writer.get(timeout=5).offset for writer in writers] == [2, 3]
+    flushing.get(timeout=5)
 
 
 def test_our_own_bug_after_the_check_stops_everything(database: Database) -> None:

@@ -30,6 +30,7 @@ ROOMS_WITH_THE_WORLD = [
     "server",
     "breathing",
     "database",
+    "journal_waiters",
     "guarantees",
     "maintenance",
     "graphs",
