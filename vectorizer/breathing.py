@@ -22,6 +22,12 @@ def let_others_run() -> None:
     hub.wait(hub.loop.timer(0))
 
 
+def times_around() -> int:
+    """How often the event loop has gone around: whenever it has, all others have had their turn."""
+    count: int = get_hub().loop.iteration
+    return count
+
+
 class Breather:
     """Called often by whoever computes for long; lets others run when its time is up."""
 

@@ -244,7 +244,7 @@ def joinall(greenlets: Iterable[Greenlet], timeout: float | None = None, *args: 
 class _Hub:
     """``gevent.get_hub()``, as far as it is used to let others run."""
 
-    loop = types.SimpleNamespace(timer=float)
+    loop = types.SimpleNamespace(timer=float, iteration=0)
 
     @staticmethod
     def wait(seconds: float) -> None:

@@ -239,3 +239,16 @@ def test_a_peer_that_reads_slowly_is_not_cut_off(ends: tuple[Connection, Connect
     reader = gevent.spawn(sip)
     assert left.send([line], 0.3) == len(line)
     assert reader.get(timeout=10) == len(line)
+
+
+def test_who_has_waited_does_not_yield_for_the_time_that_he_waited() -> None:
+    turn, turns = Turn(), []
+    gevent.sleep(1.2 * TURN_SECS)
+    gevent.spawn(turns.append, 1)
+    turn.step()
+    assert not turns
+    until = time.monotonic() + 1.2 * TURN_SECS
+    while time.monotonic() < until:
+        pass
+    turn.step()
+    assert turns

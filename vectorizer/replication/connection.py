@@ -25,7 +25,7 @@ import gevent
 from gevent import socket
 
 from vectorizer.address import Address
-from vectorizer.breathing import let_others_run
+from vectorizer.breathing import let_others_run, times_around
 from vectorizer.errors import PeerError
 from vectorizer.frame import FrameDecoder
 
@@ -40,14 +40,18 @@ KEEPALIVE_IDLE_SECS = 30
 
 
 class Turn:
-    """How long this greenlet has gone on without letting others run."""
+    """How long this greenlet has gone on without letting others run. While it waited they ran."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
+        self._around = times_around()
 
     def step(self) -> None:
         """One more frame is done: yield if a few milliseconds have passed."""
-        if time.monotonic() - self._since >= TURN_SECS:
+        around = times_around()
+        if around != self._around:
+            self._since, self._around = time.monotonic(), around
+        elif time.monotonic() - self._since >= TURN_SECS:
             let_others_run()
             self._since = time.monotonic()
 
