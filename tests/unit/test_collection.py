@@ -15,6 +15,7 @@ from vectorizer.operations import Create, Delete, Drop, Merge, Rows, Upsert
 from vectorizer.storage import merging, sealing
 from vectorizer.storage.chunk import LIVE
 from vectorizer.storage.collection import cursor_of, page
+from vectorizer.storage.growing import FEW_IDS
 from vectorizer.storage.merging import plan
 
 
@@ -23,6 +24,17 @@ def node(tmp_path: Path) -> StoredNode:
     made = StoredNode(tmp_path / "data")
     made.create()
     return made
+
+
+def test_few_ids_are_found_as_many_are() -> None:
+    chunk = chunk_of([None] * 40)
+    chunk.kill(np.array([3, 30], np.int32), 5)
+    ids = [b"%d" % number for number in range(50)]
+    alive = [number if number < 40 and number not in (3, 30) else -1 for number in range(50)]
+    for count in (0, 1, FEW_IDS, FEW_IDS + 1, 50):
+        found = chunk.find(np.zeros(count, np.uint64), ids[:count])
+        assert found.dtype == np.int32
+        assert found.tolist() == alive[:count]
 
 
 def test_rows_replace_rows_of_the_same_id(node: StoredNode) -> None:

@@ -20,6 +20,7 @@ from vectorizer.breathing import let_others_run
 from vectorizer.errors import ConfigurationError
 from vectorizer.rest import connection, head
 from vectorizer.rest.head import HEAD_BYTES_MAX, HEADERS_MAX, LINE_BYTES_MAX
+from vectorizer.rest.incoming import ARRIVED
 from vectorizer.rest.paths import RAW_TARGET
 from vectorizer.rest.server import RestServer
 from vectorizer.settings import Settings
@@ -48,7 +49,13 @@ class Application:
             return []
         headers = {key: value for key, value in environ.items() if key.startswith("HTTP_")}
         body = orjson.dumps(
-            {"path": path, "read": len(read), "headers": headers, "type": environ.get("CONTENT_TYPE")}
+            {
+                "path": path,
+                "read": len(read),
+                "headers": headers,
+                "type": environ.get("CONTENT_TYPE"),
+                "arrived": ARRIVED in environ,
+            }
         )
         if path.startswith("/large"):
             body = b"x" * int(path.rpartition("/")[2])
@@ -128,6 +135,23 @@ def test_keep_alive_and_raw_target(serving: Serving) -> None:
         sock.sendall(b"\r\n" + get("/", "Connection: close"))
         assert answer_of(sock)[1]["connection"] == "close"
         assert is_closed(sock)
+
+
+def test_a_body_has_arrived_only_if_all_of_it_came_with_its_head(serving: Serving) -> None:
+    request = post(b"12345")
+    with serving.connect() as sock:
+        for later in (0, 1, 5):
+            sock.sendall(request[: len(request) - later])
+            if later:
+                gevent.sleep(0.05)
+                sock.sendall(request[-later:])
+            document = orjson.loads(answer_of(sock)[2])
+            assert (document["read"], document["arrived"]) == (5, later == 0)
+        sock.sendall(post(b"12345", "Expect: 100-continue"))
+        answers = b""
+        while b'"arrived"' not in answers:
+            answers += sock.recv(65536)
+        assert answers.startswith(b"HTTP/1.1 100 Continue") and b'"arrived":false' in answers
 
 
 def test_pipelined_requests_are_answered_in_order(serving: Serving) -> None:

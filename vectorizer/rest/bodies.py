@@ -21,6 +21,7 @@ import orjson
 from vectorizer import codec
 from vectorizer.errors import RequestError, too_large, unsupported_media_type, validation
 from vectorizer.rest.bson_slices import decode_in_slices
+from vectorizer.rest.incoming import ARRIVED
 
 JSON = "application/json"
 BSON = "application/bson"
@@ -85,9 +86,11 @@ def read_body(environ: Mapping[str, Any], kind: str, limits: BodyLimits) -> byte
     RequestError: 413 as soon as it is known to be too large, 400 where the client ended it early, 408 if it
     does not come.
     """
+    stream: Stream = environ["wsgi.input"]
+    if ARRIVED in environ:  # a timer would take 3 us, in vain
+        return stream.read(int(environ["CONTENT_LENGTH"]))
     try:
         with gevent.Timeout(limits.seconds, TimeoutError()):
-            stream: Stream = environ["wsgi.input"]
             if "HTTP_TRANSFER_ENCODING" in environ:
                 return _read_all(stream, limits.of(kind))
             # At once, without parts to join. What was announced is within the limit.

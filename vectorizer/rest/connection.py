@@ -42,7 +42,7 @@ from vectorizer.rest.head import (
     waits_to_continue,
     whole_head,
 )
-from vectorizer.rest.incoming import IncomingBody
+from vectorizer.rest.incoming import ARRIVED, IncomingBody
 
 DRAIN_BYTES_MAX = 64 * 1024 * 1024
 """Of an unread body at most so much is read before the connection is closed."""
@@ -114,18 +114,20 @@ class RestHandler(_Handler):  # type: ignore[misc]
         self._take_turns(waiting_since)
         environ = self.environ = self._environ.copy()
         try:
-            lines = whole_head(window)
+            lines, arrived = whole_head(window), 0
             if lines is None:
                 left = waiting_since + server.request_timeout_secs - time.monotonic()
                 self._read_line_by_line(environ, left)
             else:
-                self.rfile.read(sum(map(len, lines)) + 2 * len(lines) + 2)
+                head_bytes = sum(map(len, lines)) + 2 * len(lines) + 2
+                self.rfile.read(head_bytes)
                 read_request_line(lines[0], environ)
                 read_fields(lines[1:], environ)
+                arrived = len(window) - head_bytes
             finish_head(environ)
         except (OSError, ValueError) as error:
             return self._handle_client_error(error)
-        self._prepare(environ)
+        self._prepare(environ, arrived)
         self.application = server.application
         self.handle_one_response()
         return None if self.close_connection or self.rfile.closed else True
@@ -161,8 +163,10 @@ class RestHandler(_Handler):  # type: ignore[misc]
                     raise BadRequest(f"there are more than {HEADERS_MAX} headers", 431)
                 read_fields([_without_end(line)], environ)
 
-    def _prepare(self, environ: dict[str, Any]) -> None:
-        """What pywsgi and the application want to know of this request."""
+    def _prepare(self, environ: dict[str, Any], arrived: int) -> None:
+        """What pywsgi and the application want to know of this request, behind whose head so many bytes were
+        there already.
+        """
         self.request_version = environ["SERVER_PROTOCOL"]
         self.close_connection = not keeps_connection(environ) or self.server.stopping
         length = environ.get("CONTENT_LENGTH")
@@ -172,6 +176,8 @@ class RestHandler(_Handler):  # type: ignore[misc]
             chunked="HTTP_TRANSFER_ENCODING" in environ,
             waiting=self.socket if waits_to_continue(environ) else None,
         )
+        if 0 < self.wsgi_input.left <= arrived and self.wsgi_input.waiting is None:
+            environ[ARRIVED] = True
 
     # -- answering -------------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from vectorizer.breathing import Breather
 
+ARRIVED = "vectorizer.arrived"
+"""Key in the WSGI environment of a request whose whole body was there with its head."""
 CHUNK_LINE_BYTES_MAX = 1024
 """Size of a chunk and its extensions, which nobody asks for."""
 TRAILER_BYTES_MAX = 8 * 1024
