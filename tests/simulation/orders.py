@@ -82,12 +82,12 @@ class Orders:
         """The master is lost; the operator looks at all replicas and promotes the most advanced one."""
         old = self.world.master
         node = old.node
-        tip = ROOT if node is None else key_of(node.history, node.offset)
+        tip, epoch = (ROOT, 0) if node is None else (key_of(node.history, node.offset), node.epoch)
         old.crash(power=self.random.random() < 0.7, silent=self.random.random() < 0.4)
         self.later(2.0, old.start)
-        self.order_later(0.2, lambda: self._promote_best(old, tip))
+        self.order_later(0.2, lambda: self._promote_best(old, tip, epoch))
 
-    def _promote_best(self, old: Machine, tip: Key) -> None:
+    def _promote_best(self, old: Machine, tip: Key, epoch: int) -> None:
         others = [item for item in self.world.machines if item is not old]
         answering = all(
             item.started and item.process is not None and not item.process.frozen for item in others
@@ -96,7 +96,7 @@ class Orders:
             return  # somebody else acts already, or a replica that might be the best one gives no answer
         best = max(others, key=self._advance)
         if best.node is not None and best.node.role == "replica":
-            self.world.checks.promises.to_promote(best, others, tip)
+            self.world.checks.promises.to_promote(best, others, tip, epoch)
             self._make_master(best)
 
     @staticmethod

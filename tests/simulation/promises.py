@@ -108,12 +108,14 @@ class Promises:
         still = {other.name for other in checks.machines if self._has_now(other, key)} & holders
         self.waited.append(Waited(key, machine.name, machine.kernel.now, still))
 
-    def to_promote(self, machine: Machine, others: list[Machine], old: Key) -> None:
-        """An operator has looked at all replicas and promotes the best: what was waited for is there."""
+    def to_promote(self, machine: Machine, others: list[Machine], old: Key, epoch: int) -> None:
+        """An operator has looked at all replicas and promotes the best: what was waited for is there. ``old``
+        is where the lost master stood, under the mastership of this epoch.
+        """
         for other in others:
             node = other.node
-            if node is None or not self.holds(old, key_of(node.history, node.offset)):
-                return  # somebody stands elsewhere: which writes go is the operator's choice
+            if node is None or node.epoch > epoch or not self.holds(old, key_of(node.history, node.offset)):
+                return  # there is a newer mastership, or another branch: which writes go is the operator's choice
         looked_at = {other.name for other in others if other.started}
         chain = self._chain(old)
         self._best[machine.name] = {
