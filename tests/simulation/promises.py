@@ -115,7 +115,7 @@ class Promises:
         for other in others:
             node = other.node
             if node is None or node.epoch > epoch or not self.holds(old, key_of(node.history, node.offset)):
-                return  # there is a newer mastership, or another branch: which writes go is the operator's choice
+                return  # a newer mastership, or another branch: which writes go is the operator's choice
         looked_at = {other.name for other in others if other.started}
         chain = self._chain(old)
         self._best[machine.name] = {
