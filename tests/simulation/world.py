@@ -96,7 +96,13 @@ class World:
         """``POST /replication/configure``."""
         if "role" in document:
             self.checks.handovers.meddle(machine)
-        self._order(machine, str(document), lambda roles: roles.configure(document))
+
+        def order(roles: Roles) -> None:
+            roles.configure(document)
+            if "role" in document:  # a switchover may have begun meanwhile
+                self.checks.handovers.meddle(machine)
+
+        self._order(machine, str(document), order)
 
     def hand_over(self, machine: Machine, target: str | None, timeout_ms: int) -> None:
         """``POST /replication/switchover``."""
