@@ -136,7 +136,7 @@ class Checks:
             node.durable_offset, self._promised_offset(machine, node), self._told_master(machine, node)
         )
         key = key_of(node.history, min(offset, node.offset))
-        self.promises.ended(machine, key)
+        self.promises.ended(machine, key, key_of(node.history, node.offset))
         self.handovers.dying(machine)
         self._claims[machine.name] = Claim(key, node.generation, machine.server.snapshots.installing)
         self.by_node.pop(id(node), None)
@@ -288,7 +288,7 @@ class Checks:
         self.counts["data replaced"] += 1
         old, new = key_of(seen.history, seen.offset), key_of(node.history, node.offset)
         self.promises.got[machine.name] = {}
-        self.promises.ended(machine, old)
+        self.promises.ended(machine, old, old)
         self.promises.gave_up(machine, new)
         if old == ROOT or machine.name in self.forced:
             self.forced.discard(machine.name)

@@ -41,13 +41,15 @@ class Promises:
     waited: list[Waited] = field(default_factory=list)
     got: dict[str, dict[Key, float]] = field(default_factory=dict)  # when a process applied an operation
     _had: dict[str, list[Key]] = field(default_factory=dict)  # where a machine's data ended, each time
+    _applied: dict[str, list[Key]] = field(default_factory=dict)  # the same, with what was not durable
     _best: dict[str, set[Key]] = field(default_factory=dict)  # what the machine to be promoted must hold
 
     # -- who held what --------------------------------------------------------------------------------------
 
-    def ended(self, machine: Machine, key: Key) -> None:
-        """The machine goes on with other data, or dies: up to here it held what it had."""
+    def ended(self, machine: Machine, key: Key, applied: Key) -> None:
+        """The machine goes on with other data, or dies: up to here it held, and had applied, what it had."""
         self._had.setdefault(machine.name, []).append(key)
+        self._applied.setdefault(machine.name, []).append(applied)
 
     def gave_up(self, machine: Machine, key: Key) -> None:
         """Its data is another one now, by right: up to here."""
@@ -67,6 +69,9 @@ class Promises:
         ends = list(self._had.get(machine.name, ()))
         if node is not None:
             ends.append(key_of(node.history, min(node.durable_offset, node.offset)))
+        return self._is_below(key, ends)
+
+    def _is_below(self, key: Key, ends: list[Key]) -> bool:
         return any(end == key or (end in self.checks.truth.facts and self.holds(end, key)) for end in ends)
 
     def _has_now(self, machine: Machine, key: Key) -> bool:
@@ -187,10 +192,12 @@ class Promises:
             )
 
     def _was_at(self, machine: Machine, key: Key) -> bool:
-        """Whether it has applied that, durably or not."""
+        """Whether it has applied that at some time, durably or not."""
         node = machine.node
-        tip = None if node is None else key_of(node.history, node.offset)
-        return self.ever_held(machine, key) or (tip in self.checks.truth.facts and self.holds(tip, key))
+        ends = list(self._applied.get(machine.name, ()))
+        if node is not None:
+            ends.append(key_of(node.history, node.offset))
+        return self.ever_held(machine, key) or self._is_below(key, ends)
 
     # -- fresh reads ----------------------------------------------------------------------------------------
 
