@@ -52,7 +52,8 @@ class Promises:
         self._applied.setdefault(machine.name, []).append(applied)
 
     def gave_up(self, machine: Machine, key: Key) -> None:
-        """Its data is another one now, by right: up to here."""
+        """Its data is another one now, by right: up to here. A promotion of before that was refused."""
+        self._best.pop(machine.name, None)
         chain = self._chain(key)
         for write in self.waited:
             if machine.name in write.holders and write.key not in chain:
@@ -60,6 +61,7 @@ class Promises:
 
     def disk_lost(self, machine: Machine) -> None:
         """Its disk is a new one."""
+        self._best.pop(machine.name, None)
         for write in self.waited:
             write.holders.discard(machine.name)
 
