@@ -38,6 +38,16 @@ def trio(cluster: Cluster, **settings: Any) -> tuple[Served, Served, Served]:
     return master, others[0], others[1]
 
 
+def trio_left_waiting(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> tuple[Served, Served, Served]:
+    """The same after a switchover to the second, which stopped before its promotion came: the first waits."""
+    one, two, three = trio(cluster)
+    monkeypatch.setattr("vectorizer.switchover.ANSWER_SECS", 0.5)
+    monkeypatch.setattr(ReplicaLine, "promote", lambda line, switchover, offset: two.stop())
+    code, answer = switch(one, two, timeout_ms=500)
+    assert (code, answer["error_type"]) == (503, "switchover_waiting"), answer
+    return one, two, three
+
+
 def keep_addresses(*nodes: Served) -> None:
     """Their next start finds the port that the system has chosen."""
     for node in nodes:
@@ -280,15 +290,7 @@ def test_the_promotion_is_lost_and_the_master_takes_writes_again(
 def test_while_nobody_knows_the_old_master_stays_read_only(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two, three = trio(cluster)
-    monkeypatch.setattr("vectorizer.switchover.ANSWER_SECS", 0.5)
-
-    def never_sent(line: ReplicaLine, switchover: str, offset: int) -> None:
-        two.stop()
-
-    monkeypatch.setattr(ReplicaLine, "promote", never_sent)
-    code, answer = switch(one, two, timeout_ms=500)
-    assert (code, answer["error_type"]) == (503, "switchover_waiting"), answer
+    one, two, three = trio_left_waiting(cluster, monkeypatch)
     assert writable(one, three) == []
     assert one.status()["switchover"]["current"]["step"] == "waiting"
     code, answer = one.upsert([1])
@@ -305,10 +307,7 @@ def test_while_nobody_knows_the_old_master_stays_read_only(
 def test_an_operator_may_take_the_mastership_back_by_force(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two, three = trio(cluster)
-    monkeypatch.setattr("vectorizer.switchover.ANSWER_SECS", 0.5)
-    monkeypatch.setattr(ReplicaLine, "promote", lambda line, switchover, offset: two.stop())
-    assert switch(one, two, timeout_ms=500)[1]["error_type"] == "switchover_waiting"
+    one, two, three = trio_left_waiting(cluster, monkeypatch)
     epoch = one.status()["epoch"]
     code, answer = one.request("POST", "/replication/promote", {"force": True})
     assert code == 200, answer
@@ -324,10 +323,7 @@ def test_an_operator_may_take_the_mastership_back_by_force(
 def test_what_cannot_be_taken_back_is_still_found_out(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two, three = trio(cluster)
-    monkeypatch.setattr("vectorizer.switchover.ANSWER_SECS", 0.5)
-    monkeypatch.setattr(ReplicaLine, "promote", lambda line, switchover, offset: two.stop())
-    assert switch(one, two, timeout_ms=500)[1]["error_type"] == "switchover_waiting"
+    one, two, three = trio_left_waiting(cluster, monkeypatch)
     body = {"force": True, "bind_address": "192.0.2.1:7001"}
     code, answer = one.request("POST", "/replication/promote", body)
     assert code == 400, answer
