@@ -2,7 +2,7 @@
 
 nmslib holds the GIL for long stretches while it takes rows in, and keeps freed memory; in a process of its
 own it disturbs nobody, and its crash is no more than a line in the log. A builder is ended with the node
-that started it.
+that started it. None is begun while many writes are coming in, within a bound.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from vectorizer.storage.segment import SealedSegment
 
 POLL_SECS = 1.0
+LOOK_SECS, LOOK_BYTES = 0.5, 512 * 1024
+"""Writes are *coming in* when the journal takes more than so many bytes in so long."""
 FAILURES_MAX = 3
 RETRY_SECS = 5.0
 NOT_STARTED, OVERDUE = -1000, -1001
@@ -50,6 +52,8 @@ class GraphBuilder:
         self._changed = changed
         self._wake = Event()
         self._child: subprocess.Popen[bytes] | None = None
+        self._waiting_since: float | None = None
+        """When the first graph was put off because of writes that are coming in still."""
         self.built = 0
         self.failed = 0
         self.build_secs = 0.0
@@ -77,8 +81,9 @@ class GraphBuilder:
             while True:
                 self._wake.wait(POLL_SECS)
                 self._wake.clear()
-                while (found := self._next()) is not None:
-                    self._build(*found)
+                while self._next() is not None:
+                    if not self._must_wait() and (found := self._next()) is not None:
+                        self._build(*found)
         finally:
             self.stop()
 
@@ -98,6 +103,26 @@ class GraphBuilder:
                 if best is None or segment.rows > best[1].rows:
                     best = collection, segment
         return best
+
+    def _must_wait(self) -> bool:
+        """Look for a moment whether writes come in; whether to leave the processor to them and ask again.
+
+        A builder takes a core that the writes, and the nodes that follow, want: beside columns at half the
+        maximal rate on two cores, lag p99 61 ms with builders and 25 without, and half as many rows again
+        came in. At such rates builders fall behind anyway, and much of what they make is merged away.
+        """
+        secs_max = self._database.settings.index.build_wait_secs_max
+        if secs_max == 0:
+            return False
+        before = self._database.node.journal.appended_bytes
+        gevent.sleep(LOOK_SECS)
+        if self._database.node.journal.appended_bytes - before <= LOOK_BYTES:
+            self._waiting_since = None
+            return False
+        now = time.monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = now - LOOK_SECS
+        return now - self._waiting_since < secs_max
 
     def _build(self, collection: Collection, segment: SealedSegment) -> None:
         database = self._database

@@ -162,6 +162,13 @@ class Index:
         minimum=0.1,
         maximum=86_400.0,
     )
+    build_wait_secs_max: float = setting(
+        30.0,
+        "While writes come in at more than 1 MiB/s a graph is not begun, for so long at the most: until then "
+        "both cores are theirs. 0 = it never waits. Of this node, for all collections.",
+        minimum=0.0,
+        maximum=86_400.0,
+    )
     builder_niceness: int = setting(
         10,
         "Niceness of the process that builds graphs; 0 competes with the server. Of this node, for "

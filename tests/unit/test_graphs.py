@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,46 @@ def test_a_builder_ends_with_its_node(cluster: Cluster) -> None:
     assert not os.path.exists(f"/proc/{process.pid}")
     node.start()
     wait_until(lambda: has_graph(node), "the graph")
+
+
+@pytest.fixture
+def any_write_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small writer is enough for a graph to wait."""
+    monkeypatch.setattr(graphs, "LOOK_BYTES", 0)
+
+
+def writing_without_end(node: Served) -> gevent.Greenlet[[], None]:
+    def write() -> None:
+        while True:
+            node.put(1, dimension=8)
+            gevent.sleep(0.01)
+
+    return gevent.spawn(write)
+
+
+@pytest.mark.usefixtures("any_write_counts")
+def test_a_graph_waits_until_no_more_writes_are_coming_in(cluster: Cluster) -> None:
+    node = cluster.start("node", {**VALUES, "index.build_wait_secs_max": 3600})
+    writer = writing_without_end(filled(node))
+    looks_until = time.monotonic() + 3 * graphs.LOOK_SECS
+    wait_until(lambda: time.monotonic() > looks_until, "a few looks")
+    assert not writer.dead
+    assert builder(node)._waiting_since is not None
+    assert not builder(node).building
+    assert not has_graph(node)
+    writer.kill()
+    wait_until(lambda: has_graph(node), "the graph, after the writes")
+
+
+@pytest.mark.usefixtures("any_write_counts")
+@pytest.mark.parametrize("secs_max", [0, 1])
+def test_a_graph_does_not_wait_for_ever(cluster: Cluster, secs_max: float) -> None:
+    node = cluster.start("node", {**VALUES, "index.build_wait_secs_max": secs_max})
+    writer = writing_without_end(filled(node))
+    wait_until(lambda: has_graph(node), "the graph, beside the writes")
+    assert (builder(node)._waiting_since is not None) == (secs_max > 0)
+    assert not writer.dead
+    writer.kill()
 
 
 def two_graphs(served: Served) -> Served:
