@@ -80,6 +80,20 @@ def test_ranks_of_many_rows_come_in_blocks_with_the_same_result(metric: Metric) 
     assert each_its_own.tobytes() == np.where(rows % 2, expected[1], expected[0]).tobytes()
 
 
+@metrics
+@pytest.mark.parametrize("count", [1, 10, flat.FEW_ROWS, flat.FEW_ROWS + 1])
+def test_ranks_of_the_only_query_are_the_same_bit_by_bit(metric: Metric, count: int) -> None:
+    vectors = np.concatenate([gaussian(count, 37, 3), np.zeros((1, 37), np.float32)])
+    chunk = ArrayChunk([b"%d" % row for row in range(len(vectors))], vectors, "s0")
+    rows = np.arange(len(vectors) - 1, -1, -1)
+    for query in (gaussian(1, 37, 4), vectors[:1], -vectors[:1]):
+        queries = Queries(metric, query)
+        expected = flat.ranks(queries, 0, vectors, rows)
+        for cut in (0, len(rows) // 2):
+            found = flat.ranks_of_one(queries, [(chunk, rows[:cut]), (chunk, rows[cut:])])
+            assert np.array(found).tobytes() == expected.tobytes()
+
+
 def test_cosine_is_zero_for_a_zero_vector_and_never_outside_its_range() -> None:
     rows = np.array([[0, 0], [3, 4], [-3, -4], [1e-38, 0]], np.float32)
     assert flat.scores(Queries("cosine", rows[1:2]), 0, rows).tolist() == [0.0, 1.0, -1.0, pytest.approx(0.6)]

@@ -25,7 +25,8 @@ from tests.unit.rows import (
     with_graph,
 )
 from vectorizer.operations import METRICS, Metric, Vectors
-from vectorizer.search import Hit, search
+from vectorizer.search import search
+from vectorizer.targets import Hit
 
 Data = Callable[[int, int, int], Vectors]
 QUERIES = 1000

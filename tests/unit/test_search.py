@@ -17,8 +17,9 @@ from tests.unit.rows import ArrayChunk, chunked, clustered, config_of, gaussian,
 from vectorizer.errors import RequestError
 from vectorizer.index import flat
 from vectorizer.operations import METRICS, Metric, Vectors
-from vectorizer.search import BATCH_QUERIES_MAX, FIXED_COST_US, Hit, estimated_cost_us, search
+from vectorizer.search import BATCH_QUERIES_MAX, FIXED_COST_US, estimated_cost_us, search
 from vectorizer.storage.chunk import LIVE, ChunkView, View
+from vectorizer.targets import Hit
 
 metrics = pytest.mark.parametrize("metric", METRICS)
 

@@ -25,6 +25,7 @@ bound, which means: look at them exactly.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ BLOCK_KEYS_MAX = 1 << 21
 EXACT_COMPONENTS_MAX = 1 << 14
 """Rows are scored exactly in blocks of 128 KiB of float64, which stay in the cache: 3 times as fast as 1 MiB.
 """
+FEW_ROWS = 64
+"""Up to so many, of one query, numbers are faster than arrays."""
 
 _UNIT_ROUNDOFF = 2.0**-24
 _NORM_MIN = 2.0**-60
@@ -68,10 +71,14 @@ class Queries:
         self.raw = np.ascontiguousarray(vectors, dtype=np.float32)
         self.exact: Scores = self.raw.astype(np.float64)
         self.lengths: Scores = np.sqrt(_sums(self.exact * self.exact))
-        divisors = self.lengths
-        if np.count_nonzero(divisors) < divisors.size:  # a sixth of the time of all()
-            divisors = np.where(self.lengths > 0.0, self.lengths, 1.0)
-        self.unit: Vectors = (self.exact / divisors[:, None]).astype(np.float32)
+        if len(self.raw) == 1:  # by a number: half the time
+            units = self.exact / (float(self.lengths[0]) or 1.0)
+        else:
+            divisors = self.lengths
+            if np.count_nonzero(divisors) < divisors.size:  # a sixth of the time of all()
+                divisors = np.where(self.lengths > 0.0, self.lengths, 1.0)
+            units = self.exact / divisors[:, None]
+        self.unit: Vectors = units.astype(np.float32)
         # d for the sum of the products, the rest for the norm (summed in float64, then rounded) and the few
         # roundings on the way; 5 % for the terms of second order.
         self.error: float = 1.05 * (self.raw.shape[1] + 32) * _UNIT_ROUNDOFF
@@ -167,10 +174,11 @@ class Selection:
 class Block:
     """Some rows as the kernels need them: ``vectors`` (m, d) and ``norms`` (m,) float32.
 
-    ``unbounded`` (m,): rows whose keys could leave the range of float32; None if there are none.
+    ``unbounded`` (m,): rows whose keys could leave the range of float32; None if there are none. ``scaled``:
+    rows of a cosine collection are divided by their norms already.
     """
 
-    __slots__ = ("norms", "unbounded", "vectors")
+    __slots__ = ("norms", "scaled", "unbounded", "vectors")
 
     def __init__(self, vectors: Vectors, norms: npt.NDArray[np.float32]) -> None:
         self.vectors = vectors
@@ -178,6 +186,18 @@ class Block:
         self.unbounded: Mask | None = None
         if norms.size and not (norms.min() >= _NORM_MIN and norms.max() <= _NORM_MAX):
             self.unbounded = ~((norms >= _NORM_MIN) & (norms <= _NORM_MAX))
+        self.scaled = False
+
+    def for_metric(self, metric: Metric) -> Block:
+        """The same rows, once and for all divided by their norms where each search would do it.
+
+        The bound of the keys' errors is the same: a component is rounded instead of the quotient.
+        """
+        if metric != "cosine" or self.unbounded is not None:
+            return self
+        block = Block(self.vectors / self.norms[:, None], self.norms)
+        block.scaled = True
+        return block
 
 
 class Keys:
@@ -195,7 +215,7 @@ class Keys:
             if alone
             else np.matmul(queries.unit, block.vectors.T)
         )
-        if queries.metric != "dot":
+        if queries.metric != "dot" and not block.scaled:
             if block.unbounded is None and queries.unbounded is None:
                 self._scale(values)
             else:
@@ -309,14 +329,32 @@ def _from_scores(queries: Queries, found: Scores) -> Scores:
     return found if queries.metric == "euclidean" else np.negative(found, out=found)
 
 
-def ranks_across(
-    queries: Queries, query: int, parts: Sequence[tuple[Chunk, npt.NDArray[np.integer[Any]]]]
-) -> Scores:
-    """The ranks of rows of several chunks, one after the other: in one pass if they are few."""
-    if sum(rows.size for _, rows in parts) * queries.raw.shape[1] > EXACT_COMPONENTS_MAX:
-        return np.concatenate([ranks(queries, query, chunk.vectors, rows) for chunk, rows in parts])
-    together = np.concatenate([chunk.vectors[rows] for chunk, rows in parts])
-    return _from_scores(queries, scores(queries, query, together))
+def ranks_of_one(
+    queries: Queries, parts: Sequence[tuple[Chunk, npt.NDArray[np.integer[Any]]]]
+) -> list[float]:
+    """The ranks of rows of several chunks for the only query, one chunk after the other.
+
+    Few rows are ranked in one pass, whose last steps work on numbers, not on arrays. The operations are the
+    same, so the ranks are too, bit by bit: 37 us for ten rows within a request instead of 42.
+    """
+    if sum(rows.size for _, rows in parts) > FEW_ROWS:
+        return [rank for chunk, rows in parts for rank in ranks(queries, 0, chunk.vectors, rows).tolist()]
+    gathered = [chunk.vectors[rows] for chunk, rows in parts]
+    wide = (gathered[0] if len(gathered) == 1 else np.concatenate(gathered)).astype(np.float64)
+    if queries.metric == "euclidean":
+        wide -= queries.exact
+        wide *= wide
+        return list(map(sqrt, _sums(wide).tolist()))
+    products: list[float] = _sums(wide * queries.exact).tolist()
+    if queries.metric == "dot":
+        return [-product for product in products]
+    wide *= wide
+    length = float(queries.lengths[0])
+    found = []
+    for product, square in zip(products, _sums(wide).tolist(), strict=True):
+        size = sqrt(square) * length
+        found.append(-min(max(product / size, -1.0), 1.0) if size else -0.0)
+    return found
 
 
 def scan(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from vectorizer.index.flat import Block, RowNumbers
+from vectorizer.operations import Metric
 from vectorizer.storage.chunk import Chunk
 
 if TYPE_CHECKING:
@@ -19,25 +20,29 @@ if TYPE_CHECKING:
 _ONE, _JOINED = "holdout", "holdouts"
 
 
-def of(chunk: Chunk, graph: Graph) -> tuple[RowNumbers, Block]:
+def of(chunk: Chunk, graph: Graph, metric: Metric) -> tuple[RowNumbers, Block]:
     """Those of one chunk: their numbers, ascending, and their vectors."""
     kept = chunk.cache.get(_ONE)
     if kept is None:
         rows = np.array(graph.calibration.holdout, np.int64)
-        kept = chunk.cache[_ONE] = (rows, Block(chunk.vectors[rows], chunk.norms[rows]))
-    return cast(tuple[RowNumbers, Block], kept)
+        block = Block(chunk.vectors[rows], chunk.norms[rows]).for_metric(metric)
+        kept = chunk.cache[_ONE] = (rows, block)
+    return cast("tuple[RowNumbers, Block]", kept)
 
 
-def joined(graphs: Sequence[tuple[Chunk, Graph]]) -> Block:
+def joined(graphs: Sequence[tuple[Chunk, Graph]], metric: Metric) -> Block:
     """Those of several chunks, one after the other; made again when the chunks are other ones.
 
     Kept with the first chunk: what is asked together changes only with a seal, a merge or a built graph.
     """
-    blocks = [of(chunk, graph)[1] for chunk, graph in graphs]
+    if len(graphs) == 1:
+        return of(*graphs[0], metric)[1]
+    blocks = [of(chunk, graph, metric)[1] for chunk, graph in graphs]
     cache = graphs[0][0].cache
-    kept = cast(tuple[list[Block], Block] | None, cache.get(_JOINED))
+    kept = cast("tuple[list[Block], Block] | None", cache.get(_JOINED))
     if kept is None or kept[0] != blocks:  # by identity
-        vectors = np.concatenate([block.vectors for block in blocks])
-        norms = np.concatenate([block.norms for block in blocks])
-        kept = cache[_JOINED] = (blocks, Block(vectors, norms))
+        held = [(chunk, of(chunk, graph, metric)[0]) for chunk, graph in graphs]
+        vectors = np.concatenate([chunk.vectors[rows] for chunk, rows in held])
+        norms = np.concatenate([chunk.norms[rows] for chunk, rows in held])
+        kept = cache[_JOINED] = (blocks, Block(vectors, norms).for_metric(metric))
     return kept[1]

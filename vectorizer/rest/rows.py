@@ -249,6 +249,17 @@ def read_vectors(
 
 def read_vector(value: Any, where: str, dimension: int, metric: Metric, *, booleans: bool = True) -> Vectors:
     """One vector, to (d,) float32."""
+    if type(value) is list and len(value) == dimension and not booleans:
+        # The usual case at once: 10 us within a request instead of 26. ``array`` rounds as NumPy does.
+        numbers = array("f")
+        try:
+            numbers.fromlist(value)
+        except (TypeError, OverflowError):
+            pass
+        else:
+            vector: Vectors = np.frombuffer(numbers, np.float32)
+            if _PACKED_MIN < vector.dot(vector) < _PACKED_MAX:
+                return vector
     vectors: Vectors = np.empty((1, dimension), np.float32)
     if not _fill(vectors, [value], metric, booleans):
         raise _bad_vector(value, where, dimension, metric)

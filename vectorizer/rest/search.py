@@ -20,9 +20,10 @@ from vectorizer.rest.rows import MATRIX, VECTOR, read_id, read_matrix, read_vect
 from vectorizer.rest.schema import Boolean, Field, Integer, Items, Number, Table, Text
 from vectorizer.rest.shapes import COUNT, NUMBER, PAYLOAD, STRING, Named, list_of, record
 from vectorizer.rest.shapes import VECTOR as VECTOR_SHAPE
-from vectorizer.search import Hit, Matching, estimated_cost_us, search
+from vectorizer.search import estimated_cost_us, search
 from vectorizer.storage.chunk import View
 from vectorizer.storage.collection import Collection
+from vectorizer.targets import Hit, Matching
 
 NATIVE_COST_US = 1000.0
 """A search that costs more than this runs in a native thread: below it, the way there costs more."""
@@ -226,6 +227,9 @@ class SearchRoutes:
         together.
         """
         view = self._database.view(name)
+        if len(questions) == 1:
+            yield from self._group_hits(request, view, questions)
+            return
         groups: dict[tuple[Options, bool], list[int]] = {}
         key: tuple[Options, bool] | None = None
         members: list[int] = []
@@ -296,8 +300,10 @@ def _results(request: Request, options: Options, hits: Sequence[Hit]) -> list[di
     results: list[dict[str, Any]] = [{"id": hit.id.decode(), "score": hit.score} for hit in hits]
     if options.with_payload:
         for result, payload in zip(results, _payloads(hits), strict=True):
-            result["payload"] = codec.decode_payload(payload)
-            request.breathe()
+            result["payload"] = None
+            if payload:
+                result["payload"] = codec.decode_payload(payload)
+                request.breathe()
     if options.with_vector:
         for result, hit in zip(results, hits, strict=True):
             result["vector"] = request.vector(hit.chunk.vectors[hit.row])
