@@ -530,3 +530,14 @@ def test_ipv6() -> None:
         sock.sendall(get())
         assert answer_of(sock)[0] == 200
     server.stop(1.0)
+
+
+def test_a_head_that_comes_again_is_read_as_the_first(serving: Serving) -> None:
+    """Also with another length, and when one that differs comes between."""
+    with serving.connect() as sock:
+        for size, key in [(3, "a"), (3, "a"), (4, "a"), (10, "a"), (4, "b"), (2, "a"), (0, "a"), (5, "a")]:
+            head = f"POST /again HTTP/1.1\r\nX-Key: {key}\r\nContent-Length: {size}\r\n\r\n"
+            sock.sendall(head.encode() + b"x" * size)
+            status, _, body = answer_of(sock)
+            document = orjson.loads(body)
+            assert (status, document["read"], document["headers"]) == (200, size, {"HTTP_X_KEY": key})

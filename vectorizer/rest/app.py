@@ -38,6 +38,10 @@ REDIRECT = 307
 LARGE_BODIES = 4
 """Bodies of the largest size that are read at the same time; others wait."""
 
+KNOWN_MAX = 1024
+KNOWN_BYTES_MAX = 128
+"""At most so many targets, with method of at most so many bytes, are remembered."""
+
 StartResponse: TypeAlias = Callable[..., Any]
 
 log = logs.get(__name__)
@@ -88,6 +92,10 @@ class RestApp:
         ]
         self.documents = DocumentRoutes(self.routes, limits)
         self.routes += self.documents.routes()
+        self._known: dict[tuple[str, str], tuple[str, str, Any, Mapping[str, str]]] = {}
+        """Path, query, route and parts of the path, by method and target: finding them takes 7 us between
+        searches.
+        """
         self._bottle = bottle.Bottle()
         self._bottle.catchall = False
         self._bottle.default_error_handler = _unknown_path
@@ -102,17 +110,27 @@ class RestApp:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> list[bytes]:
         """WSGI."""
-        path, query = split_target(environ.get(RAW_TARGET) or environ["PATH_INFO"])
-        environ["PATH_INFO"], environ["QUERY_STRING"] = path or "/", query
-        try:
-            found, parts = self._bottle.router.match(environ)
-        except bottle.HTTPError:  # no route has this path: Bottle says so, by ``_unknown_path``
-            pieces: list[bytes] = self._bottle(environ, start_response)
-            return pieces
+        target = environ.get(RAW_TARGET) or environ["PATH_INFO"]
+        method: str = environ["REQUEST_METHOD"]
+        known = self._known.get((method, target))
+        if known is None:
+            path, query = split_target(target)
+            environ["PATH_INFO"], environ["QUERY_STRING"] = path or "/", query
+            try:
+                found, parts = self._bottle.router.match(environ)
+            except bottle.HTTPError:  # no route has this path: Bottle says so, by ``_unknown_path``
+                pieces: list[bytes] = self._bottle(environ, start_response)
+                return pieces
+            if len(method) + len(target) <= KNOWN_BYTES_MAX:
+                if len(self._known) >= KNOWN_MAX:
+                    self._known.clear()
+                self._known[method, target] = path or "/", query, found, parts
+        else:
+            environ["PATH_INFO"], environ["QUERY_STRING"], found, parts = known
         environ["bottle.route"] = found
         response: Response = found.callback(environ, parts)
         headers = list(response.headers.items())
-        if environ["REQUEST_METHOD"] == "HEAD":
+        if method == "HEAD":
             start_response(
                 _status_line(response.status), [*headers, ("Content-Length", str(len(response.body)))]
             )

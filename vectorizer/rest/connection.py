@@ -35,6 +35,7 @@ from vectorizer.rest.head import (
     HEADERS_MAX,
     LINE_BYTES_MAX,
     BadRequest,
+    RepeatedHead,
     finish_head,
     keeps_connection,
     read_fields,
@@ -80,6 +81,9 @@ class RestHandler(_Handler):  # type: ignore[misc]
         """What all requests of this connection have in common."""
         self._environ.update({"wsgi.input_terminated": True, "REMOTE_ADDR": str(address[0])})
         self._environ["REMOTE_PORT"] = str(address[1])
+        self._last_line = b""
+        """The first line of the last head that was parsed."""
+        self._repeated: RepeatedHead | None = None
 
     def handle(self) -> None:
         """All requests of the connection."""
@@ -112,7 +116,13 @@ class RestHandler(_Handler):  # type: ignore[misc]
         if not window:
             return None
         self._take_turns(waiting_since)
-        environ = self.environ = self._environ.copy()
+        repeated = None if self._repeated is None else self._repeated.match(window)
+        if repeated is not None:
+            environ, head_bytes = repeated
+            self.rfile.read(head_bytes)
+            self._answer_one(environ, len(window) - head_bytes)
+            return None if self.close_connection or self.rfile.closed else True
+        environ = self._environ.copy()
         try:
             lines, arrived = whole_head(window), 0
             if lines is None:
@@ -127,10 +137,19 @@ class RestHandler(_Handler):  # type: ignore[misc]
             finish_head(environ)
         except (OSError, ValueError) as error:
             return self._handle_client_error(error)
-        self._prepare(environ, arrived)
-        self.application = server.application
-        self.handle_one_response()
+        if lines is not None:
+            if lines[0] == self._last_line:
+                self._repeated = RepeatedHead.of(lines, environ)
+            self._last_line = lines[0]
+        self._answer_one(environ, arrived)
         return None if self.close_connection or self.rfile.closed else True
+
+    def _answer_one(self, environ: dict[str, Any], arrived: int) -> None:
+        """Behind the head so many bytes were there already."""
+        self.environ = environ
+        self._prepare(environ, arrived)
+        self.application = self.server.application
+        self.handle_one_response()
 
     def _take_turns(self, waiting_since: float) -> None:
         """Let others run if this client has long had its next request ready whenever one was answered.
@@ -273,14 +292,26 @@ def _without_end(line: bytes) -> bytes:
 
 def _head(status: str, headers: Headers, length: int, connection: str) -> bytes:
     """Status line and headers of an answer with a body of ``length`` bytes."""
+    # Most have the type of their content only: of these few, what does not change is kept, 5 us less.
+    text, has_length = _lines(status, *headers[0]) if len(headers) == 1 else _checked_lines(status, headers)
+    said = "" if has_length else f"\r\nContent-Length: {length}"
+    return f"{text}{said}\r\nDate: {_date(int(time.time()))}{connection}\r\n\r\n".encode("latin-1")
+
+
+def _checked_lines(status: str, headers: Headers) -> tuple[str, bool]:
+    """Status line and headers, and whether they have the length already: Bottle says it, for HEAD."""
     lines = [f"\r\n{name}: {value}" for name, value in headers]
     text = f"HTTP/1.1 {status}{''.join(lines)}"
     # A line feed in a value would be a header, or an answer, of somebody else.
     if text.count("\n") != len(lines) or text.count("\r") != len(lines):
         raise ValueError(f"a header with an end of line in it: {text!r:.200}")
-    if "\r\ncontent-length:" not in text.lower():  # said by Bottle, for HEAD
-        text += f"\r\nContent-Length: {length}"
-    return f"{text}\r\nDate: {_date(int(time.time()))}{connection}\r\n\r\n".encode("latin-1")
+    return text, "\r\ncontent-length:" in text.lower()
+
+
+@lru_cache(64)
+def _lines(status: str, name: str, value: str) -> tuple[str, bool]:
+    """Those of an answer with one header."""
+    return _checked_lines(status, [(name, value)])
 
 
 @lru_cache(2)

@@ -118,7 +118,8 @@ class Request:
         self.breathe = Breather()
         self.answers_bson = route.bson and wants_bson(environ.get("HTTP_ACCEPT", ""))
         """Whether the answer is to be BSON."""
-        self.parameters = route.query.read_query(query_pairs(environ["QUERY_STRING"]))
+        query = environ["QUERY_STRING"]
+        self.parameters = route.query.read_query(query_pairs(query) if query else ())
         """The checked parameters of the query string."""
         self.has_booleans = True
         """Whether there may be booleans in the document."""

@@ -7,6 +7,7 @@ its bytes, and checked only then: 0.3 microseconds for the four headers of a sma
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vectorizer.rest.paths import RAW_TARGET
@@ -20,7 +21,9 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE"})
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Z-]+")
 _VALUE_BAD = re.compile(r"[\x00\r\n]")
-_LENGTH = re.compile("[0-9]{1,18}")
+LENGTH_DIGITS_MAX = 18
+_LENGTH = re.compile(f"[0-9]{{1,{LENGTH_DIGITS_MAX}}}")
+_CONTENT_LENGTH = b"content-length:"
 _NOT_HTTP = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 _SECRET = (b"authorization", b"x-api-key", b"cookie")
 
@@ -28,6 +31,8 @@ _REMEMBERED: dict[bytes, tuple[str, str]] = {}
 REMEMBERED_MAX = 4096
 REMEMBERED_BYTES_MAX = 128
 """At most so many lines of at most so many bytes: half a megabyte."""
+REPEATED_BYTES_MAX = 2048
+"""Largest head that a connection keeps."""
 
 
 class BadRequest(ValueError):
@@ -99,6 +104,55 @@ def finish_head(environ: dict[str, Any]) -> None:
             raise BadRequest("there are both Content-Length and Transfer-Encoding")
     elif length is not None and not _LENGTH.fullmatch(length):
         raise BadRequest(f"Content-Length is {length[:64]!r}")
+
+
+class RepeatedHead:
+    """A head that a connection has sent twice, but for the digits of its Content-Length.
+
+    Clients that search send one like it again and again. It is recognised by its bytes and not parsed again:
+    4 microseconds between searches instead of 12.
+    """
+
+    __slots__ = ("_after", "_before", "_environ")
+
+    def __init__(self, before: bytes, after: bytes, environ: dict[str, Any]) -> None:
+        self._before = before
+        self._after = after
+        self._environ = environ
+
+    @classmethod
+    def of(cls, lines: Sequence[bytes], environ: Mapping[str, Any]) -> RepeatedHead | None:
+        """Of the lines of a head and what was read from them; None if nothing in it says the length once, or
+        it is too long to be kept for each connection.
+        """
+        digits = environ.get("CONTENT_LENGTH", "").encode()
+        places = [
+            place for place, line in enumerate(lines) if place and line.lower().startswith(_CONTENT_LENGTH)
+        ]
+        if not digits or len(places) != 1 or not lines[places[0]].endswith(digits):
+            return None
+        head = b"\r\n".join(lines) + b"\r\n\r\n"
+        end = len(b"\r\n".join(lines[: places[0] + 1]))
+        if len(head) > REPEATED_BYTES_MAX:
+            return None
+        return cls(head[: end - len(digits)], head[end:], dict(environ))
+
+    def match(self, window: bytes) -> tuple[dict[str, Any], int] | None:
+        """(environment of its own, bytes of the head) of a request that begins with it; None if it does
+        not.
+        """
+        if not window.startswith(self._before):
+            return None
+        start = len(self._before)
+        end = window.find(b"\r", start, start + LENGTH_DIGITS_MAX + 1)
+        if end < 0 or not window.startswith(self._after, end):
+            return None
+        digits = window[start:end]
+        if not digits.isdigit():
+            return None
+        environ = self._environ.copy()
+        environ["CONTENT_LENGTH"] = digits.decode()
+        return environ, end + len(self._after)
 
 
 def keeps_connection(environ: dict[str, Any]) -> bool:
