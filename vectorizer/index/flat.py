@@ -16,7 +16,7 @@ bound. Comparisons are made on a *key*, larger is better, with a bound of its er
 - cosine: x.q/|x|, bound c*u;
 - dot: x.q (|q| = 1 changes no order), bound c*u*|x|;
 - euclidean: 2|q| x.q - |x|^2, the squared distance without |q|^2 and turned around, bound c*u*(|x|^2 +
-  2|q||x|).
+  2|q||x|), and 2^-48 |q|^2: so much nearer a row can be that has the same score in float64.
 
 Rows whose norm is so small or large that these expressions could leave the range of float32 get an infinite
 bound, which means: look at them exactly.
@@ -252,7 +252,9 @@ class Keys:
             with np.errstate(over="ignore"):
                 errors = np.multiply(block.norms, np.float32(queries.error))
                 if queries.metric == "euclidean":
-                    errors *= block.norms + np.float32(2.0 * queries.lengths[query])
+                    length = float(queries.lengths[query])
+                    errors *= block.norms + np.float32(2.0 * length)
+                    errors += np.float32(2.0**-48 * length * length)  # what the exact score rounds away
         if block.unbounded is not None:
             errors[block.unbounded] = np.inf
         return errors
