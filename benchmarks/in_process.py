@@ -31,6 +31,7 @@ from vectorizer.replication import messages
 from vectorizer.replication.connection import Connection
 from vectorizer.replication.history import History
 from vectorizer.replication.log import ReplicationLog
+from vectorizer.replication.transfer import chunk_frame
 from vectorizer.server import Server
 from vectorizer.storage.data_directory import DataDirectory
 from vectorizer.storage.disk import Buffer, File, RealDisk, slices
@@ -101,17 +102,18 @@ def _sent(server: Server, port: int) -> tuple[dict[str, float], object, list[mes
     began = time.perf_counter()
     pin = server.snapshots.capture(fresh=True)
     captured = time.perf_counter()
-    files = pin.snapshot.files({})
+    files = pin.files({})
     entries = tuple(messages.FileEntry(file.name, file.bytes, file.crc32) for file in files)
     total = sum(file.bytes for file in files)
     told = messages.Snapshot(pin.snapshot.offset, pin.snapshot.document(), entries, total)
     connection.send([messages.encode(told)], SEND_SECS)
     for file in files:
-        for position in range(0, file.bytes, chunk_bytes):
-            count = min(chunk_bytes, file.bytes - position)
-            piece = server.database.run_native(pin.snapshot.read, file.name, position, count)
+        position = 0
+        while position < file.bytes:
+            piece = pin.read(file.name, position, min(chunk_bytes, file.bytes - position))
             pieces.append(messages.Chunk(file.name, position, piece))
-            connection.send([messages.encode(pieces[-1])], SEND_SECS)
+            connection.send(chunk_frame(pieces[-1]), SEND_SECS)
+            position += len(piece)
     sent = time.perf_counter()
     manifest = pin.snapshot.document()
     pin.release()

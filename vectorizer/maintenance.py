@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 import gevent
 from gevent.event import Event
@@ -24,8 +25,9 @@ from vectorizer.graphs import GraphBuilder
 from vectorizer.node import Node, NodeFailure
 from vectorizer.operations import Merge as MergeOperation
 from vectorizer.storage import merging, sealing
-from vectorizer.storage.checkpoint import capture
+from vectorizer.storage.checkpoint import Checkpoint, capture
 from vectorizer.storage.graph_files import GRAPH_FILES
+from vectorizer.storage.held_file import HeldFile
 from vectorizer.storage.manifest import Manifest
 
 RETRY_SECS = 5.0
@@ -36,6 +38,17 @@ then.
 """
 
 log = logs.get(__name__)
+
+
+class Pin(NamedTuple):
+    """What a running full sync needs: the journal after ``offset``, directories of segments, and files that
+    are in memory only, by their path below ``segments/``; ``since`` when.
+    """
+
+    offset: int
+    directories: set[str]
+    since: float
+    held: dict[str, HeldFile]
 
 
 class Maintenance:
@@ -54,10 +67,8 @@ class Maintenance:
         self._checkpoint_position = 0
         self._rest_since: dict[int, tuple[int, float]] = {}
         """By identity of a collection: its newest operation, and since when it is that."""
-        self.pins: dict[object, tuple[int, set[str], float]] = {}
-        """Of running full syncs: offset after which the journal is needed, directories of segments, since
-        when.
-        """
+        self.pins: dict[object, Pin] = {}
+        """Of running full syncs, by who needs them."""
 
     def start(self) -> None:
         """Start working."""
@@ -66,18 +77,20 @@ class Maintenance:
         self._database.own(gevent.spawn(self._run), "maintenance")
         self._graphs.start()
 
-    def pin(self, owner: object, offset: int, directories: set[str]) -> None:
-        """Keep files and journal for a running full sync."""
-        self.pins[owner] = offset, directories, time.monotonic()
+    def pin(
+        self, owner: object, offset: int, directories: set[str], held: dict[str, HeldFile] | None = None
+    ) -> None:
+        """Keep files and journal for a running full sync, and in memory what no file has."""
+        self.pins[owner] = Pin(offset, directories, time.monotonic(), held or {})
 
     def unpin(self, owner: object) -> None:
         """Files and journal may go; a second call does nothing."""
         self.pins.pop(owner, None)
 
     @property
-    def has_unnamed_files(self) -> bool:
-        """Whether there are segments or graphs that no manifest names yet."""
-        return self._segments_changed_at is not None
+    def held_bytes(self) -> int:
+        """Bytes that running full syncs keep in memory."""
+        return sum(file.bytes for pin in self.pins.values() for file in pin.held.values())
 
     def segments_changed(self) -> None:
         """Files were made that no manifest names yet."""
@@ -183,6 +196,20 @@ class Maintenance:
         bytes_max = min(storage.checkpoint_bytes, storage.journal_bytes_max // 2)
         return written > bytes_max or now - self._checkpoint_at > storage.checkpoint_interval_secs
 
+    def capture(self) -> Checkpoint:
+        """What a manifest of now would say; under the manifest lock."""
+        database, node = self._database, self._database.node
+        base = replace(
+            node.manifest,
+            node_id=node.node_id,
+            offset=node.offset,
+            checksum=node.last_checksum,
+            timestamp_ms=node.last_timestamp_ms,
+            history=node.history,
+        )
+        pinned: set[str] = set().union(*(pin.directories for pin in self.pins.values()))
+        return capture(database.directory, node.generation, base, node.store, pinned)
+
     def checkpoint(self) -> Manifest:
         """Write a checkpoint of now and trim the journal; the manifest. OSError if there is no room."""
         database = self._database
@@ -190,17 +217,8 @@ class Maintenance:
             node = database.node
             changed_at, self._segments_changed_at = self._segments_changed_at, None
             position = node.journal.appended_bytes
-            base = replace(
-                node.manifest,
-                node_id=node.node_id,
-                offset=node.offset,
-                checksum=node.last_checksum,
-                timestamp_ms=node.last_timestamp_ms,
-                history=node.history,
-            )
             self._drop_old_pins()
-            pinned: set[str] = set().union(*(directories for _, directories, _ in self.pins.values()))
-            checkpoint = capture(database.directory, node.generation, base, node.store, pinned)
+            checkpoint = self.capture()
             try:
                 database.flush()
                 node.manifest = database.run_work(checkpoint.write)
@@ -210,7 +228,7 @@ class Maintenance:
             self._checkpoint_at = time.monotonic()
             self._checkpoint_position = position
             # The pins change on the event loop: they are read here, not in the native thread.
-            covered = min([node.manifest.offset, *(offset for offset, _, _ in self.pins.values())])
+            covered = min([node.manifest.offset, *(pin.offset for pin in self.pins.values())])
             database.run_work(self._trim_journal, covered)
             log.debug("checkpoint_done", offset=node.manifest.offset)
             return node.manifest
@@ -233,10 +251,10 @@ class Maintenance:
         settings, journal = self._database.settings, self._database.node.journal
         oldest_allowed = time.monotonic() - settings.replication.snapshot_pin_secs
         overfull = journal.bytes_held > 2 * settings.storage.journal_bytes_max
-        for owner, (offset, _, since) in list(self.pins.items()):
-            if since < oldest_allowed or overfull:
+        for owner, pin in list(self.pins.items()):
+            if pin.since < oldest_allowed or overfull:
                 del self.pins[owner]
-                log.warning("full_sync_pin_dropped", offset=offset, journal_bytes=journal.bytes_held)
+                log.warning("full_sync_pin_dropped", offset=pin.offset, journal_bytes=journal.bytes_held)
 
     def _trim_journal(self, covered: int) -> None:
         """Journal files go when manifest and pins cover them, up to ``covered``, and the window does not need

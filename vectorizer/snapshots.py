@@ -8,7 +8,7 @@ killed half-way: whoever ends the link waits until disk and memory agree again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from vectorizer import logs
 from vectorizer.database import Database
 from vectorizer.maintenance import Maintenance
 from vectorizer.node import NodeFailure
+from vectorizer.storage.disk import Buffer
+from vectorizer.storage.held_file import HeldFile
 from vectorizer.storage.manifest import Manifest
 from vectorizer.storage.recovery import Recovered, StorageOptions
 from vectorizer.storage.rewind import DIVERGED_FILES_MAX, DivergedFile, rewind, save_diverged
@@ -25,6 +27,10 @@ from vectorizer.storage.snapshot import Snapshot, SnapshotFile, SnapshotReceiver
 
 FRESH_SECS = 1.0
 """A manifest this young serves one more replica that attaches at the same moment."""
+HELD_BYTES_MAX = 64 << 20
+"""Growing rows that full syncs have not sent yet, of all replicas, in bytes of files; beyond it a checkpoint
+is made of them, and they are read from its files.
+"""
 
 log = logs.get(__name__)
 
@@ -45,21 +51,36 @@ class Snapshots:
     # -- the master's side ------------------------------------------------------------------------------
 
     def capture(self, *, fresh: bool = False) -> PinnedSnapshot:
-        """A snapshot of now, durable, whose files and journal stay until it is released. OSError: no room on
-        disk. ``fresh``: not one of a moment ago, the replica needs what came since.
+        """A snapshot whose files and journal stay until it is released: of now, or, if that is more than may
+        be held in memory, of a checkpoint. OSError: no room on disk for that one. ``fresh``: in no case one
+        of a moment ago, the replica needs what came since.
         """
+        return self._captured_in_memory() or self._captured_on_disk(fresh)
+
+    def _captured_in_memory(self) -> PinnedSnapshot | None:
+        """None if there is too much that no file has. The replica is told that it is complete when this
+        node's journal is durable so far.
+        """
+        database, maintenance = self._database, self._maintenance
+        with maintenance.manifest_lock:  # nothing is removed and no data swapped before it is pinned
+            checkpoint = maintenance.capture()
+            captured = database.run_native(checkpoint.hold, HELD_BYTES_MAX - maintenance.held_bytes)
+            if captured is None:
+                return None
+            manifest, held = captured
+            snapshot = Snapshot(database.directory, checkpoint.generation, manifest)
+            return PinnedSnapshot(database, maintenance, snapshot, held)
+
+    def _captured_on_disk(self, fresh: bool) -> PinnedSnapshot:
         with self._database.maintenance_lock:
             node, now = self._database.node, time.monotonic()
             young = now - self._captured_at < FRESH_SECS and node.window[0] <= node.manifest.offset + 1
             young = young and not fresh and node.history == node.manifest.history
-            newest = node.offset == node.manifest.offset and node.history == node.manifest.history
-            newest = newest and not self._maintenance.has_unnamed_files  # graphs go along
-            if not newest and not young:
+            if not young:
                 self._maintenance.checkpoint()
                 self._captured_at = time.monotonic()
-            return PinnedSnapshot(
-                Snapshot(self._database.directory, node.generation, node.manifest), self._maintenance
-            )
+            snapshot = Snapshot(self._database.directory, node.generation, node.manifest)
+            return PinnedSnapshot(self._database, self._maintenance, snapshot, {})
 
     # -- the replica's side -----------------------------------------------------------------------------
 
@@ -213,17 +234,47 @@ class Snapshots:
 
 
 class PinnedSnapshot:
-    """A snapshot that keeps its files and the journal after it in place until it is released."""
+    """A snapshot that keeps its files and the journal after it in place until it is released, and in memory
+    the files that are not on disk, each until it has been read.
+    """
 
-    def __init__(self, snapshot: Snapshot, maintenance: Maintenance) -> None:
+    def __init__(
+        self, database: Database, maintenance: Maintenance, snapshot: Snapshot, held: dict[str, HeldFile]
+    ) -> None:
         self.snapshot = snapshot
+        self._database = database
         self._maintenance = maintenance
-        maintenance.pin(self, snapshot.offset, snapshot.manifest.directories())
+        self._first = frozenset(held)
+        maintenance.pin(self, snapshot.offset, snapshot.manifest.directories(), held)
 
     @property
     def pinned(self) -> bool:
         """False once it was released, or the bound on what a slow replica may hold back was passed."""
         return self in self._maintenance.pins
+
+    def files(self, have: Mapping[str, int]) -> list[SnapshotFile]:
+        """The files to send to a replica that has some already, by name and CRC32: those in memory first,
+        which a slow replica should not hold for long. What is not sent is not held any longer.
+        """
+        files = self.snapshot.files(have)
+        pin = self._maintenance.pins.get(self)
+        if pin is not None:
+            for name in pin.held.keys() - {file.name for file in files}:
+                del pin.held[name]
+        return sorted(files, key=lambda file: file.name not in self._first)
+
+    def read(self, name: str, position: int, count: int) -> Buffer:
+        """From 1 to ``count`` bytes of a file, none at its end; while it is pinned. A file in memory is read
+        in order, and is gone when its last byte was.
+        """
+        held = self._maintenance.pins[self].held
+        file = held.get(name)
+        if file is None:
+            return self._database.run_native(self.snapshot.read, name, position, count)
+        data = file.read(position, count)
+        if position + len(data) == file.bytes:
+            del held[name]
+        return data
 
     def release(self) -> None:
         """Files and journal may go; a second call does nothing."""

@@ -145,6 +145,23 @@ def test_raising_the_ceiling_counts_for_the_very_next_frame(ends: tuple[Connecti
     sender.get()
 
 
+def test_parts_of_frames_are_sent_in_order(ends: tuple[Connection, Connection]) -> None:
+    left, right = ends
+    right.raise_ceiling(1 << 21)
+    lines = [
+        frame.encode(bytes([65 + number]) * size) for number, size in enumerate([9, 1 << 20, 70, 300_000])
+    ]
+    whole = b"".join(lines)
+    parts = [memoryview(whole)[:3], whole[3:11], memoryview(whole)[11:600_000], whole[600_000:]]
+    sender = gevent.spawn(left.send, parts, 5.0)
+    found: list[bytes] = []
+    while len(found) < len(lines):
+        assert right.receive(5.0)
+        found.extend(right.frames())
+    assert found == lines
+    assert sender.get() == len(whole)
+
+
 def test_a_peer_that_takes_nothing_is_cut_off(ends: tuple[Connection, Connection]) -> None:
     with pytest.raises(PeerError) as caught:
         ends[0].send([frame.encode(b"x" * (1 << 20))] * 64, 0.1)

@@ -13,7 +13,7 @@ import gevent
 import pytest
 
 from tests.unit.served import Cluster, Served, cluster_at, wait_until
-from vectorizer.maintenance import Maintenance
+from vectorizer.maintenance import Maintenance, Pin
 from vectorizer.node import NodeFailure
 
 
@@ -215,7 +215,7 @@ def test_pins_hold_journal_and_files_until_the_bound(cluster: Cluster) -> None:
 
 
 def test_pins_are_read_on_the_event_loop_alone(cluster: Cluster) -> None:
-    class Watched(dict[object, tuple[int, set[str], float]]):
+    class Watched(dict[object, Pin]):
         def values(self) -> Any:
             threads.add(threading.get_ident())
             return super().values()
@@ -232,8 +232,8 @@ def test_a_pin_that_is_too_old_is_dropped(cluster: Cluster) -> None:
     node = cluster.start("node")
     node.create()
     snapshot = node.server.snapshots.capture()
-    offset, directories, _ = maintenance(node).pins[snapshot]
-    maintenance(node).pins[snapshot] = offset, directories, time.monotonic() - 3601
+    pin = maintenance(node).pins[snapshot]
+    maintenance(node).pins[snapshot] = pin._replace(since=time.monotonic() - 3601)
     node.put(1)
     maintenance(node).checkpoint()
     assert not snapshot.pinned

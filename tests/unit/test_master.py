@@ -12,7 +12,7 @@ import gevent
 import pytest
 
 from tests.unit.running import Peer, RunningNode, caught_up, wait_until
-from vectorizer import frame
+from vectorizer import frame, snapshots
 from vectorizer.address import parse_address
 from vectorizer.errors import VectorizerError
 from vectorizer.node import Role
@@ -176,7 +176,7 @@ def test_a_replica_gone_before_the_snapshot_was_made_leaves_nothing_pinned(maste
     assert master.server is not None
     master.write(500)
     peer = Peer(address(master))
-    with master.database.maintenance_lock:
+    with master.maintenance.manifest_lock:
         peer.say(hello_of(master))
         peer.hear_a(Welcome)
         peer.say(Accept())
@@ -184,7 +184,7 @@ def test_a_replica_gone_before_the_snapshot_was_made_leaves_nothing_pinned(maste
         peer.close()
         wait_until(lambda: not master.server.lines)  # type: ignore[union-attr]
     gevent.sleep(0.05)
-    with master.database.maintenance_lock:
+    with master.maintenance.manifest_lock:
         assert not master.maintenance.pins
 
 
@@ -208,6 +208,7 @@ def test_a_snapshot_that_cannot_be_made_is_told(master: RunningNode, monkeypatch
         raise OSError(28, "No space left on device")
 
     master.write(600)
+    monkeypatch.setattr(snapshots, "HELD_BYTES_MAX", 0)  # more than may be held in memory
     monkeypatch.setattr(master.maintenance, "checkpoint", no_room)
     peer = Peer(address(master))
     peer.say(hello_of(master))

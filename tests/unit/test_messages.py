@@ -43,6 +43,7 @@ from vectorizer.replication.messages import (
     decode,
     encode,
 )
+from vectorizer.replication.transfer import chunk_frame
 
 HISTORY = History((HistoryEntry("a", 1, 0), HistoryEntry("b", 2, 10)))
 HELLO = Hello(PROTOCOL, "n1", ("n1", "n2"), HISTORY, 12, 7, 1 << 20, "h:1", 7001, "requested", True)
@@ -79,6 +80,14 @@ def document_of(message: Message) -> dict[str, Any]:
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: message.KIND)
 def test_what_is_said_is_understood(message: Message) -> None:
     assert decode(encode(message)) == message
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 70_000])
+def test_the_parts_of_a_chunk_s_frame_are_its_frame(size: int) -> None:
+    chunk = Chunk("a/b.npy", 5, memoryview(bytes(range(256)) * size)[:size])
+    parts = chunk_frame(chunk)
+    assert parts[1] is chunk.data
+    assert b"".join(parts) == encode(dataclasses.replace(chunk, data=bytes(chunk.data)))
 
 
 def test_every_kind_has_an_example() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import bson
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -22,6 +23,7 @@ from vectorizer.storage import segment as segment_module
 from vectorizer.storage.chunk import LIVE, hash_ids
 from vectorizer.storage.disk import Disk, RealDisk
 from vectorizer.storage.npy import npy_parts
+from vectorizer.storage.row_documents import documents_of
 from vectorizer.storage.segment import (
     FILES,
     FileInfo,
@@ -101,6 +103,21 @@ def test_the_formats_are_open(tmp_path: Path) -> None:
 def test_equal_rows_give_equal_files() -> None:
     first, second = SimulatedDisk(), SimulatedDisk()
     assert write_segment(first, "/s", **rows(300)) == write_segment(second, "/s", **rows(300))
+
+
+@pytest.mark.parametrize("lengths", [[7] * 300, [7] * 100 + [8] * 200, [1, 2] * 150, [3]])
+@pytest.mark.parametrize("payloads", [0, 1])
+def test_documents_are_what_bson_makes_of_them(lengths: list[int], payloads: int) -> None:
+    """Without payloads, long runs of ids of one length are put together in another way."""
+    ids = [f"{number:0{length}d}"[-length:].encode() for number, length in enumerate(lengths)]
+    some = [bson.encode({"n": number}) if payloads and number % 3 else b"" for number in range(len(ids))]
+    made = documents_of(ids, some)
+    expected = [
+        bson.encode({"id": id_.decode(), "payload": bson.decode(payload) if payload else None})
+        for id_, payload in zip(ids, some, strict=True)
+    ]
+    assert made.content == b"".join(expected)
+    assert made.lengths.tolist() == list(map(len, expected))
 
 
 def test_rows_of_a_larger_array_are_written(tmp_path: Path) -> None:

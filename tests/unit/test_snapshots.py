@@ -11,9 +11,11 @@ import gevent
 import pytest
 
 from tests.unit.served import Cluster, Served, cluster_at, wait_until
+from vectorizer import snapshots
 from vectorizer.errors import RequestError, VectorizerError
 from vectorizer.node import NodeFailure
 from vectorizer.operations import Drop
+from vectorizer.snapshots import PinnedSnapshot
 from vectorizer.storage.rewind import DIVERGED_FILES_MAX
 from vectorizer.storage.snapshot import SnapshotFile, SnapshotReceiver
 
@@ -38,14 +40,22 @@ def pair(cluster: Cluster) -> tuple[Served, Served]:
     return master, replica
 
 
+def content_of(pin: PinnedSnapshot, file: SnapshotFile) -> bytes:
+    """All of a file, as a sender reads it."""
+    content = b""
+    while len(content) < file.bytes:
+        content += pin.read(file.name, len(content), file.bytes - len(content))
+    return content
+
+
 def received(master: Served, replica: Served) -> SnapshotReceiver:
     """All files of a snapshot, written aside."""
     pin = master.server.snapshots.capture(fresh=True)
     have = replica.server.snapshots.held_files()
-    files = pin.snapshot.files(have)
+    files = pin.files(have)
     receiver = replica.server.snapshots.begin(pin.snapshot.document(), files)
     for file in files:
-        receiver.write(file.name, 0, pin.snapshot.read(file.name, 0, file.bytes))
+        receiver.write(file.name, 0, content_of(pin, file))
     pin.release()
     return receiver
 
@@ -178,8 +188,8 @@ def test_files_that_were_offered_stay_until_they_are_linked(pair: tuple[Served, 
     for _ in range(3):
         replica.server.maintenance.checkpoint()
     pin = master.server.snapshots.capture()
-    files = pin.snapshot.files(have)
-    assert len(files) < len(pin.snapshot.files({}))
+    files = pin.files(have)
+    assert len(files) < len(pin.files({}))
     receiver = snapshots.begin(pin.snapshot.document(), files)
     receiver.abort()
     assert not replica.server.maintenance.pins
@@ -212,10 +222,97 @@ def test_a_snapshot_has_the_newest_history(cluster: Cluster) -> None:
     assert replica.counters.full_syncs == 0
 
 
-def test_one_checkpoint_serves_replicas_that_come_together(cluster: Cluster) -> None:
+def installed(pin: PinnedSnapshot, replica: Served) -> tuple[str, int]:
+    """The digest of a replica that has been given this snapshot."""
+    files = pin.files(replica.server.snapshots.held_files())
+    receiver = replica.server.snapshots.begin(pin.snapshot.document(), files)
+    for file in files:
+        receiver.write(file.name, 0, content_of(pin, file))
+    pin.release()
+    replica.server.snapshots.install(receiver, keep_aside=False)
+    return replica.digest()
+
+
+def files_below(served: Served) -> dict[str, bytes]:
+    """All that is on its disk, but for the journal."""
+    paths = sorted(path for path in served.root.rglob("*") if path.is_file())
+    return {str(path): path.read_bytes() for path in paths if path.parent.name != "journal"}
+
+
+def test_a_snapshot_is_of_its_moment_and_writes_nothing(pair: tuple[Served, Served]) -> None:
+    """Segments in files, growing rows in memory, some of both deleted."""
+    master, replica = pair
+    wait_until(lambda: len(master.server.database.node.store.get("things").segments) == 2, "two segments")
+    master.server.maintenance.checkpoint()
+    master.put(3, 33, 200, seed=1)  # new rows of 3 and 33: the old ones die in a segment and in memory
+    before, digest = files_below(master), master.digest()
+    pin = master.server.snapshots.capture()
+    assert files_below(master) == before
+    assert pin.snapshot.offset == master.offset
+    assert master.server.maintenance.held_bytes > 0
+    master.put(1, 34, *range(300, 340), seed=2)  # what was growing is sealed
+    master.told("DELETE", "/collections/things/vectors/id-200")
+    wait_until(lambda: len(master.server.database.node.store.get("things").segments) > 2, "more segments")
+    for _ in range(3):
+        master.server.maintenance.checkpoint()
+    assert installed(pin, replica) == digest != master.digest()
+    replica.restart()
+    assert replica.digest() == digest
+
+
+def test_what_a_checkpoint_would_write_is_what_is_held(cluster: Cluster) -> None:
+    master = cluster.master()
+    master.create(segment_rows=1000)
+    master.put(*range(600))
+    pin = master.server.snapshots.capture()
+    held = {file.name: content_of(pin, file) for file in pin.files({})}
+    files = dict(pin.snapshot.manifest.files())
+    assert files == dict(master.server.maintenance.checkpoint().files())
+    assert held == {name: pin.snapshot.read(name, 0, info.bytes) for name, info in files.items()}
+
+
+def test_a_file_in_memory_is_gone_when_it_was_read(cluster: Cluster) -> None:
+    master = cluster.master()
+    master.create(segment_rows=64)
+    master.put(*range(64))
+    wait_until(lambda: master.server.database.node.store.get("things").segments, "a segment")
+    master.put(*range(100, 130))
+    maintenance = master.server.maintenance
+    pin, other = master.server.snapshots.capture(), master.server.snapshots.capture()
+    files = pin.files({})
+    assert maintenance.held_bytes == 2 * sum(file.bytes for file in files[:6])  # and they come first
+    for file in files[:6]:
+        assert len(content_of(pin, file)) == file.bytes
+    assert maintenance.held_bytes == sum(file.bytes for file in files[:6])
+    assert len(content_of(pin, files[6])) == files[6].bytes
+    assert not {file.name for file in files[:2]} & {
+        file.name for file in other.files({file.name: file.crc32 for file in files[:2]})
+    }
+    assert maintenance.held_bytes == sum(file.bytes for file in files[2:6])
+    other.release()
+    assert maintenance.held_bytes == 0
+
+
+def test_what_a_checkpoint_has_written_is_not_held(cluster: Cluster) -> None:
     master = cluster.master()
     master.create()
+    master.put(*range(30))
+    master.server.maintenance.checkpoint()
+    pin = master.server.snapshots.capture()
+    assert master.server.maintenance.held_bytes == 0
+    assert [len(content_of(pin, file)) for file in pin.files({})] == [file.bytes for file in pin.files({})]
+
+
+def test_one_checkpoint_serves_replicas_that_come_together(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is more than may be held in memory."""
+    monkeypatch.setattr(snapshots, "HELD_BYTES_MAX", 500)
+    master = cluster.master()
+    master.create()
+    master.put(0)
     first = master.server.snapshots.capture()
+    assert (first.snapshot.offset, master.server.maintenance.held_bytes) == (master.offset, 0)
     master.put(1)
     assert master.server.snapshots.capture().snapshot.offset == first.snapshot.offset
     assert master.server.snapshots.capture(fresh=True).snapshot.offset == master.offset
@@ -243,7 +340,8 @@ def test_going_back_without_room_changes_nothing(
     pair: tuple[Served, Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     master, _ = pair
-    offset = master.offset
+    master.server.maintenance.checkpoint()
+    offset = master.put(200)
     for method, word in [
         ("create", "0000000002"),
         ("link", "segments"),

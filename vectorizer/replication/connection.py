@@ -32,6 +32,8 @@ from vectorizer.frame import FrameDecoder
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from vectorizer.storage.disk import Buffer
+
 RECEIVE_BYTES = 256 << 10
 JOIN_BYTES = 256 << 10
 PART_BYTES = 64 << 10
@@ -147,18 +149,25 @@ class Connection:
         self._part = 0
         return True
 
-    def send(self, frames: Iterable[bytes], timeout_secs: float) -> int:
-        """Send frames, joined; how many bytes. PeerError if the peer takes nothing for so long."""
+    def send(self, frames: Iterable[Buffer], timeout_secs: float) -> int:
+        """Send frames or parts of them, joined, large ones as they are; how many bytes. PeerError if the
+        peer takes nothing for so long.
+        """
         size = 0
-        pieces: list[bytes] = []
+        pieces: list[Buffer] = []
         pending = 0
         for line in frames:
-            pieces.append(line)
-            pending += len(line)
             size += len(line)
-            if pending >= JOIN_BYTES:
-                self._send_all(b"".join(pieces) if len(pieces) > 1 else line, timeout_secs)
+            if len(line) < JOIN_BYTES:
+                pieces.append(line)
+                pending += len(line)
+                if pending < JOIN_BYTES:
+                    continue
+            if pieces:
+                self._send_all(b"".join(pieces), timeout_secs)
                 pieces, pending = [], 0
+            if len(line) >= JOIN_BYTES:
+                self._send_all(line, timeout_secs)
         if pieces:
             self._send_all(b"".join(pieces), timeout_secs)
         return size
@@ -180,7 +189,7 @@ class Connection:
             self._closed = True
             self._sock.close()
 
-    def _send_all(self, data: bytes, timeout_secs: float) -> None:
+    def _send_all(self, data: Buffer, timeout_secs: float) -> None:
         """All of it. The timeout bounds a standstill: a slow peer that takes some is fine."""
         view = memoryview(data)
         while view:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vectorizer.replication.messages import FileEntry, Message
     from vectorizer.replication.progress import Progress
     from vectorizer.runs import Run
+    from vectorizer.storage.disk import Buffer
 
 
 # -- of both -----------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ class WriteChunk:
 
     name: str
     position: int
-    data: bytes
+    data: Buffer
 
 
 @dataclass(frozen=True, slots=True)

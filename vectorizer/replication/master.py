@@ -49,12 +49,14 @@ from vectorizer.replication.intentions import (
 from vectorizer.replication.progress import Progress, ReplicaTable
 from vectorizer.replication.session import MasterSession
 from vectorizer.replication.states import STRANGER, SessionState
+from vectorizer.replication.transfer import chunk_frame
 
 if TYPE_CHECKING:
     Greenlet = gevent.Greenlet[..., None]
     from vectorizer.database import Database
     from vectorizer.security import Security
     from vectorizer.snapshots import PinnedSnapshot, Snapshots
+    from vectorizer.storage.disk import Buffer
 
 BACKLOG = 128
 HANDSHAKES_MAX = 32  # connections beyond replicas_max that have not said who they are
@@ -408,6 +410,8 @@ class ReplicaLine:
 
     def _carry_out(self, intention: SessionIntention) -> None:
         match intention:
+            case Send(messages.Chunk() as chunk):
+                self._write(chunk_frame(chunk))
             case Send(message):
                 self._write([messages.encode(message)])
             case SendFrames(frames):
@@ -430,7 +434,7 @@ class ReplicaLine:
                 log.debug("session_closes", peer=str(self.peer), reason=reason, message=message)
                 self.connection.finish_sending()
 
-    def _write(self, frames: Sequence[bytes]) -> None:
+    def _write(self, frames: Sequence[Buffer]) -> None:
         timeout = self._database.settings.replication.replica_timeout_secs
         self.session.sent(self.connection.send(frames, timeout))
 
@@ -452,7 +456,7 @@ class ReplicaLine:
         if self.session.state is SessionState.CLOSED:
             self._release()
             return
-        files = pin.snapshot.files(wanted.have)
+        files = pin.files(wanted.have)
         self._files = [file.name for file in files]
         entries = [messages.FileEntry(file.name, file.bytes, file.crc32) for file in files]
         self.session.snapshot_captured(
@@ -476,9 +480,7 @@ class ReplicaLine:
         try:
             if pin is None or not pin.pinned:
                 raise PeerError("snapshot_expired", "the full sync took longer than snapshot_pin_secs")
-            data = self._database.run_native(
-                pin.snapshot.read, self._files[wanted.number], wanted.position, wanted.count
-            )
+            data = pin.read(self._files[wanted.number], wanted.position, wanted.count)
             self.session.chunk_read(data, time.monotonic())
         except (OSError, VectorizerError) as error:
             self._snapshot_failed(error)

@@ -295,7 +295,7 @@ class Chunk:
     KIND: ClassVar[str] = "chunk"
     file: str = field(metadata=_is(_FILE_NAME))
     position: int = field(metadata=_is(_OFFSET))
-    data: bytes = field(metadata=_is(_binary))
+    data: bytes | bytearray | memoryview = field(metadata=_is(_binary))  # bytes, if it came from a peer
 
 
 @dataclass(frozen=True, slots=True)

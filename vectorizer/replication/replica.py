@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from vectorizer.replication.history import History
     from vectorizer.security import Security
     from vectorizer.snapshots import Snapshots
+    from vectorizer.storage.disk import Buffer
     from vectorizer.storage.snapshot import SnapshotReceiver
 
 SILENCE_CHECK_SECS = 0.01
@@ -438,7 +439,7 @@ class ReplicaClient:
         except (OSError, VectorizerError) as error:
             self._snapshot_failed(error)
 
-    def _write_chunk(self, name: str, position: int, data: bytes) -> None:
+    def _write_chunk(self, name: str, position: int, data: Buffer) -> None:
         assert self._receiver is not None
         try:
             self._database.run_work(self._receiver.write, name, position, data)

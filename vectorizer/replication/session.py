@@ -67,6 +67,7 @@ from vectorizer.replication.transfer import Transfer
 
 if TYPE_CHECKING:
     from vectorizer.config import Settings
+    from vectorizer.storage.disk import Buffer
 
 BATCH_BYTES = 256 << 10  # operations handed over at once
 JOURNAL_PATIENCE_SECS = 0.02  # operations that left memory before they reached the journal
@@ -169,7 +170,7 @@ class MasterSession:
         self._send(messages.Snapshot(offset, dict(manifest), tuple(files), transfer.bytes_total))
         self._report("full_sync_started", offset=offset, files=len(files), bytes_total=transfer.bytes_total)
 
-    def chunk_read(self, data: bytes, now: float) -> None:
+    def chunk_read(self, data: Buffer, now: float) -> None:
         """Answer to ReadChunk."""
         self._reading = False
         if self.state is not SessionState.SENDING or self._transfer is None:

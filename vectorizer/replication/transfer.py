@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from struct import Struct
+from typing import TYPE_CHECKING
+from zlib import crc32
 
+from vectorizer import frame
 from vectorizer.errors import PeerError
+from vectorizer.replication import messages
 from vectorizer.replication.intentions import Install, ReadChunk, WriteChunk
 from vectorizer.replication.messages import Chunk, Complete, FileEntry, Snapshot
 
+if TYPE_CHECKING:
+    from vectorizer.storage.disk import Buffer
+
 UNACKNOWLEDGED_BYTES_MAX = 8 << 20
 CHUNK_OVERHEAD_BYTES = 1024  # of a chunk's frame beyond its data
+_LENGTH = Struct("<i")
+
+
+def chunk_frame(chunk: Chunk) -> tuple[bytes, Buffer, bytes]:
+    """The parts of a chunk's frame as `messages.encode` makes it, its data among them and not copied.
+
+    Three copies of a MB into fresh memory take longer than its CRC32 and its way into the socket together.
+    """
+    size = len(chunk.data)
+    empty = messages.encode(replace(chunk, data=b""))[frame.HEADER_BYTES :]
+    # A document ends with its last field, which is the data: length, subtype, nothing; and a zero byte.
+    place = len(empty) - _LENGTH.size - 2
+    head = b"".join((_LENGTH.pack(len(empty) + size), empty[_LENGTH.size : place], _LENGTH.pack(size), b"\0"))
+    checksum = crc32(b"\0", crc32(chunk.data, crc32(head)))
+    following = frame.HEADER_BYTES - frame.LENGTH_BYTES + len(head) + size + 1
+    return frame.HEADER.pack(following, checksum) + head, chunk.data, b"\0"
 
 
 @dataclass(slots=True)
@@ -48,7 +72,7 @@ class Transfer:
         """Bytes sent and not said to be received."""
         return self.bytes_sent - self.bytes_received
 
-    def chunk(self, data: bytes) -> Chunk:
+    def chunk(self, data: Buffer) -> Chunk:
         """The message for the piece that was read. Raises PeerError if the file ended early."""
         file = self.files[self.number]
         if not data:

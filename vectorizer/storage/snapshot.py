@@ -14,7 +14,7 @@ from zlib import crc32
 
 from vectorizer.errors import DamageError, PeerError
 from vectorizer.storage.data_directory import DataDirectory
-from vectorizer.storage.disk import File, checksum_of
+from vectorizer.storage.disk import Buffer, File, checksum_of
 from vectorizer.storage.manifest import Manifest
 from vectorizer.storage.recovery import Recovered, StorageOptions, create_journal, load
 from vectorizer.storage.segment import FileInfo
@@ -112,7 +112,7 @@ class SnapshotReceiver:
                 )
             disk.link(f"{source}/{name}", f"{target}/{name}")
 
-    def write(self, name: str, position: int, data: bytes) -> None:
+    def write(self, name: str, position: int, data: Buffer) -> None:
         """The next piece of a file, in order. PeerError if it is not what was announced."""
         assert self.generation is not None
         file = self._sent.get(name)
