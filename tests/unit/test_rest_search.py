@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import gevent
 import numpy as np
+import orjson
 import pytest
 
 from tests.unit.rest_client import BSON, RestNode
@@ -190,3 +193,26 @@ def test_dear_searches_run_in_native_threads(node: RestNode, monkeypatch: pytest
     monkeypatch.setattr(search_module, "NATIVE_COST_US", 0.0)
     assert node.post(one + "/search", body).body == cheap
     assert len(cheap["results"]) == 150
+
+
+def test_many_clients_at_once_get_the_answers_that_each_gets_alone(node: RestNode) -> None:
+    one, vectors = load(node)
+    bodies = [
+        {"vector": vector.tolist(), "limit": 1 + place % 3, **({"threshold": 0.5} if place % 2 else {})}
+        for place, vector in enumerate(vectors[:48])
+    ]
+    alone = [node.post(one + "/search", body).body for body in bodies]
+
+    def ask(first: int) -> list[tuple[int, Any]]:
+        """Every eighth search, several times over, on a connection of its own."""
+        connection = HTTPConnection(node.server.host, node.server.port, timeout=30)
+        answers = []
+        for place in [*range(first, len(bodies), 8)] * 5:
+            connection.request("POST", one + "/search", orjson.dumps(bodies[place]))
+            answers.append((place, orjson.loads(connection.getresponse().read())))
+        connection.close()
+        return answers
+
+    clients = [gevent.spawn(ask, first) for first in range(8)]
+    gevent.joinall(clients, raise_error=True)
+    assert all(answer == alone[place] for client in clients for place, answer in client.value)

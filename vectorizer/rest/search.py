@@ -16,6 +16,7 @@ from vectorizer.operations import Vectors
 from vectorizer.rest.bodies import encode_json
 from vectorizer.rest.exchange import Answer, Request, Route
 from vectorizer.rest.filter_shape import FILTER
+from vectorizer.rest.gathering import Gathering, Terms
 from vectorizer.rest.rows import MATRIX, VECTOR, read_id, read_matrix, read_vector
 from vectorizer.rest.schema import Boolean, Field, Integer, Items, Number, Table, Text
 from vectorizer.rest.shapes import COUNT, NUMBER, PAYLOAD, STRING, Named, list_of, record
@@ -72,6 +73,7 @@ class SearchRoutes:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._gathering = Gathering()
         self._limits = limits = database.settings.limits
         options = {
             "limit": Field(Integer(1, limits.search_limit_max), "results at most", default=10),
@@ -277,6 +279,10 @@ class SearchRoutes:
             return search(view, some, limit, threshold=options.threshold, ef=options.ef, matching=matching)
 
         if cost <= NATIVE_COST_US:
+            if len(queries) == 1 and matching is None and self._gathering.comes_with_others():
+                terms = Terms(limit, options.threshold, options.ef)
+                yield self._gathering.search(view, vectors[0], terms, cost)
+                return
             yield from run(queries)
             return
         slices = np.array_split(queries, ceil(len(queries) / SLICE_QUERIES))
