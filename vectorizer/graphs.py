@@ -8,16 +8,17 @@ that started it. None is begun while many writes are coming in, within a bound.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gevent
-from gevent import subprocess
 from gevent.event import Event
 
 from vectorizer import logs
+from vectorizer.child_process import ChildProcess
 from vectorizer.index.build import ExitCode, command
 from vectorizer.storage.disk import is_disk_full
 from vectorizer.storage.graph_files import graph_file_infos, load_graph
@@ -38,8 +39,8 @@ SAID_BYTES_MAX = 500
 BUILD_SECS_MIN, BUILD_ROW_SECS = 600.0, 0.02
 """A builder that is at work for longer hangs; 100,000 x 128 need 0.15 ms a row on two idle cores."""
 
-# Where the builder runs: Python looks for modules in its directory first, and finds this package there, not
-# what happens to lie where somebody started the server.
+# Where a builder's Python looks for modules first: it finds this package there, not what happens to lie where
+# somebody started the server.
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 log = logs.get(__name__)
 
@@ -51,7 +52,7 @@ class GraphBuilder:
         self._database = database
         self._changed = changed
         self._wake = Event()
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: ChildProcess | None = None
         self._waiting_since: float | None = None
         """When the first graph was put off because of writes that are coming in still."""
         self.built = 0
@@ -68,7 +69,7 @@ class GraphBuilder:
 
     def stop(self) -> None:
         """End a running builder."""
-        if self._child is not None and self._child.poll() is None:
+        if self._child is not None:
             self._child.kill()
 
     @property
@@ -192,29 +193,23 @@ class GraphBuilder:
         index, config = self._database.settings.index, collection.config
         m, threads, niceness = config.hnsw_m, index.builder_threads, index.builder_niceness
         line = command(path, config.metric, m, config.ef_construction, threads, niceness)
+        paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
         try:
-            self._child = subprocess.Popen(
-                line,
-                cwd=PACKAGE_PARENT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # where its niceness counts against everybody, see ``give_way``
-            )
+            self._child = ChildProcess(line, environment)
         except OSError as error:  # no memory, no processes, no file descriptors: later perhaps
             return NOT_STARTED, str(error)
         child, said = self._child, b""
-        assert child.stderr is not None
         try:
             with gevent.Timeout(secs_max, TimeoutError()):
-                while part := child.stderr.read(SAID_BYTES_MAX):
+                while part := child.errors.read(SAID_BYTES_MAX):
                     said = (said + part)[-SAID_BYTES_MAX:]
-                code = int(child.wait())
+                code = child.wait()
             return code, said.decode("utf-8", "replace").strip()
         except TimeoutError:
             return OVERDUE, f"it had not finished after {secs_max:g} s"
         finally:
-            child.stderr.close()
+            child.errors.close()
             self.stop()
             self._child = None
 

@@ -8,7 +8,7 @@ that is not one, so a torn file that reaches it ends the run.
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation import virtual_gevent
@@ -24,12 +24,12 @@ SYNCED = ["graph.nmslib", "graph.json"]
 
 
 class Builder:
-    """In the place of ``Popen``: builds at once, on the disk of the process that started it."""
+    """In the place of ``ChildProcess``: builds at once, on the disk of the process that started it."""
 
-    def __init__(self, line: list[str], **about: object) -> None:
-        place = line.index("vectorizer.index.build") + 1
+    def __init__(self, line: list[str], environment: Mapping[str, str]) -> None:
+        place = line.index("vectorizer.index.builder") + 2
         disk, path = disk_of_current_process(), line[place]
-        self.returncode: int | None = None
+        self._code: int | None = None
         self._said = b""
         self._ended = virtual_gevent.Event()
         process = virtual_gevent.here().process
@@ -38,12 +38,12 @@ class Builder:
         self._task.on_done.append(self._end)
 
     def _end(self) -> None:
-        self.returncode = 0 if self._task.exception is None else 3
+        self._code = 0 if self._task.exception is None else 3
         self._said = b"" if self._task.exception is None else repr(self._task.exception).encode()
         self._ended.set()
 
     @property
-    def stderr(self) -> Builder:
+    def errors(self) -> Builder:
         """What it says: nothing, unless it fails."""
         return self
 
@@ -56,14 +56,11 @@ class Builder:
     def close(self) -> None:
         """Nobody listens any more."""
 
-    def wait(self) -> int | None:
+    def wait(self) -> int:
         """Wait for its end."""
         self._ended.wait()
-        return self.returncode
-
-    def poll(self) -> int | None:
-        """None while it runs."""
-        return self.returncode
+        assert self._code is not None
+        return self._code
 
     def kill(self) -> None:
         """End it."""
@@ -72,7 +69,7 @@ class Builder:
 
 
 def build(disk: PacedDisk, path: str) -> None:
-    """As ``vectorizer.index.build``."""
+    """As ``vectorizer.index.builder``."""
     graph, text = f"{path}/graph.nmslib", f"{path}/graph.json"
     _write_unsynced(disk, f"{graph}.tmp", [GRAPH[:HALF], GRAPH[HALF:]])
     if disk.exists(text):
@@ -121,8 +118,8 @@ class Graph:
 
 def stand_in() -> None:
     """Put both in their places, in a process whose gevent is the virtual one."""
+    from vectorizer import graphs
     from vectorizer.storage import graph_files
 
-    subprocess = sys.modules["gevent.subprocess"]
-    subprocess.__dict__.update(Popen=Builder, PIPE=-1)
+    graphs.ChildProcess = Builder  # type: ignore[misc,assignment]
     graph_files.Graph = Graph  # type: ignore[misc,assignment]

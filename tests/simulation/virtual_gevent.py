@@ -289,4 +289,4 @@ def install(socket_names: dict[str, Any]) -> None:
     _module("gevent.pool", Pool=Pool, Group=Pool)
     _module("gevent.timeout", Timeout=Timeout)
     _module("gevent.socket", **socket_names)
-    _module("gevent.subprocess", Popen=None, DEVNULL=-3)
+    _module("gevent.fileobject", FileObject=None)

@@ -17,7 +17,6 @@ import pytest
 from tests.unit.rows import chunked, clustered, config_of, gaussian, view_of, write_segment_files
 from vectorizer.errors import DamageError
 from vectorizer.index.build import (
-    AUTOGROUP,
     DESCRIPTION_FILE,
     GRAPH_FILE,
     ExitCode,
@@ -27,6 +26,7 @@ from vectorizer.index.build import (
     main,
     without_disturbances,
 )
+from vectorizer.index.builder import AUTOGROUP
 from vectorizer.index.calibration import HOLDOUT_ROWS, Calibration, Point
 from vectorizer.index.hnsw import Graph
 from vectorizer.search import search
@@ -103,10 +103,7 @@ def test_recall_counts_equal_scores_as_equal(tmp_path: Path, ties: bool) -> None
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    assert (
-        main([str(tmp_path), "--metric=dot", "--m=8", "--ef-construction=50", "--niceness=0"])
-        == ExitCode.UNREADABLE
-    )
+    assert main([str(tmp_path), "--metric=dot", "--m=8", "--ef-construction=50"]) == ExitCode.UNREADABLE
     segment(tmp_path)
     (tmp_path / "vectors.npy").write_bytes(b"nothing that numpy knows")
     done = run(tmp_path)
@@ -119,7 +116,7 @@ def test_too_few_rows(tmp_path: Path) -> None:
     segment(tmp_path, HOLDOUT_ROWS)
     with pytest.raises(TooFewRows):
         build(tmp_path, "cosine", 8, 50, 1)
-    arguments = [str(tmp_path), "--metric=cosine", "--m=8", "--ef-construction=50", "--niceness=0"]
+    arguments = [str(tmp_path), "--metric=cosine", "--m=8", "--ef-construction=50"]
     assert main(arguments) == ExitCode.TOO_FEW_ROWS
     segment(tmp_path, HOLDOUT_ROWS + 1)
     assert main(arguments) == ExitCode.BUILT
@@ -197,7 +194,7 @@ def test_its_session_is_as_nice_as_itself() -> None:
     """
     program = """
 import os
-from vectorizer.index.build import AUTOGROUP, give_way
+from vectorizer.index.builder import AUTOGROUP, give_way
 give_way(7)
 print(os.nice(0), AUTOGROUP.read_text())
 """
@@ -234,7 +231,7 @@ input()
     assert parent.stdout is not None and parent.stdin is not None
     child = int(parent.stdout.readline())
     deadline = time.monotonic() + DEADLINE_SECS
-    while b"vectorizer.index.build" not in _command_line(child):
+    while b"vectorizer.index.builder" not in _command_line(child):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     parent.kill()
@@ -262,7 +259,7 @@ def test_a_graph_that_nmslib_does_not_take_back_is_reported(
     segment(tmp_path)
     aside = tmp_path / (GRAPH_FILE + ".tmp")
     aside.mkdir()
-    arguments = [str(tmp_path), "--metric=cosine", "--m=8", "--ef-construction=50", "--niceness=0"]
+    arguments = [str(tmp_path), "--metric=cosine", "--m=8", "--ef-construction=50"]
     assert main(arguments) in (ExitCode.NO_ROOM, ExitCode.UNREADABLE)
     assert "no graph was built" in capfd.readouterr().err
     with pytest.raises((OSError, DamageError)):

@@ -52,6 +52,8 @@ ROOMS_WITH_THE_WORLD = [
     "replication/master",
     "replication/replica",
     "index/build",
+    "index/builder",
+    "child_process",
 ]
 
 

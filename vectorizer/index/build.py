@@ -1,6 +1,6 @@
 """The builder: a short-lived, niced child process that makes a segment's graph and measures it.
 
-``python -m vectorizer.index.build <segment directory> --metric cosine --m 16 --ef-construction 200``
+``python -m vectorizer.index.builder 10 <segment directory> --metric cosine --m 16 --ef-construction 200``
 
 It reads ``vectors.npy``, ``norms.npy`` and ``order.npy`` and writes ``graph.nmslib`` and ``graph.json``, each
 aside, synced, and renamed; the description last, so that a graph without one is unfinished and may be
@@ -43,8 +43,6 @@ GRAPH_FILE = "graph.nmslib"
 DESCRIPTION_FILE = "graph.json"
 TIMED_QUERIES = 16
 BATCH_QUERIES = 64
-AUTOGROUP = Path("/proc/self/autogroup")
-AUTOGROUP_TRIES, AUTOGROUP_WAIT_SECS = 20, 0.1
 PR_SET_PDEATHSIG = 1
 RECALL_COMPLETE = 0.998
 """About the largest recall that so few queries can prove."""
@@ -80,10 +78,9 @@ def command(
         "m": m,
         "ef-construction": ef_construction,
         "threads": threads,
-        "niceness": niceness,
     }
     flags = [f"--{name}={value}" for name, value in {**options, "parent": os.getpid()}.items()]
-    return [sys.executable, "-m", "vectorizer.index.build", str(directory), *flags]
+    return [sys.executable, "-m", "vectorizer.index.builder", str(niceness), str(directory), *flags]
 
 
 def build(directory: Path, metric: Metric, m: int, ef_construction: int, threads: int) -> Calibration:
@@ -223,27 +220,6 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def give_way(niceness: int) -> None:
-    """Let other processes have the processor first, as far as this niceness says.
-
-    Linux divides the processor among sessions first, and looks at niceness only within each of them
-    (``sched_autogroup_enabled``). So a niced builder in the session of its server took as much from clients
-    and from other servers as the server itself may; one that leads a session of its own gives the session
-    its niceness. With columns coming in at 60,000/s on two cores, that took the lag's p99 from 60 ms to 23.
-    """
-    os.nice(niceness)
-    if os.getsid(0) != os.getpid():
-        return  # of somebody else
-    for _ in range(AUTOGROUP_TRIES):
-        try:
-            AUTOGROUP.write_text(str(niceness))
-            return
-        except BlockingIOError:  # the system makes one such change every 0.1 s, for all its users
-            time.sleep(AUTOGROUP_WAIT_SECS)
-        except OSError:  # a kernel without such groups: then niceness counts everywhere
-            return
-
-
 def _end_with(parent: int) -> None:
     """End this process when the one that started it is gone: its successor would build the same graph."""
     if sys.platform == "linux":  # at once; elsewhere it is noticed
@@ -267,12 +243,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--m", type=int, required=True, help="links of a node")
     parser.add_argument("--ef-construction", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--niceness", type=int, default=10)
     parser.add_argument("--parent", type=int, help="process id: end when this is no longer the parent")
     options = parser.parse_args(arguments)
     if options.parent is not None:
         _end_with(options.parent)
-    give_way(options.niceness)
     try:
         build(options.directory, options.metric, options.m, options.ef_construction, options.threads)
     except TooFewRows as error:
@@ -288,7 +262,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _refuse(code: ExitCode, error: Exception) -> int:
     sys.stderr.write(f"no graph was built: {error}\n")
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
