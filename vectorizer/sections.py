@@ -164,8 +164,9 @@ class Index:
     )
     build_wait_secs_max: float = setting(
         30.0,
-        "While writes come in at more than 1 MiB/s a graph is not begun, for so long at the most: until then "
-        "both cores are theirs. 0 = it never waits. Of this node, for all collections.",
+        "While writes come in at more than 1 MB/s, and for 2 s after, a graph is not begun, for so long at "
+        "the most: until then the processor is theirs. 0 = it never waits. Of this node, for all "
+        "collections.",
         minimum=0.0,
         maximum=86_400.0,
     )
