@@ -106,7 +106,9 @@ class FrameDecoder:
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the stream; the caller may reuse the memory of a view."""
-        if data:
+        if len(data) < self._missing and not self._pieces:
+            self._add(memoryview(data))  # into the unfinished frame at once: a copy less
+        elif data:
             self._pieces.append(bytes(data))
 
     def raise_ceiling(self, frame_bytes_max: int) -> None:
@@ -173,14 +175,17 @@ class FrameDecoder:
         self._position = 0
         return self._assemble()
 
+    def _add(self, part: memoryview) -> None:
+        self._assembly.write(part)
+        self._computed = crc32(part, self._computed)
+        self._missing -= len(part)
+
     def _assemble(self) -> bytes | None:
         """Add pieces to the unfinished frame; return it once it is whole."""
         while self._pieces:
             piece = self._pieces.popleft()
             part = memoryview(piece)[: self._missing]
-            self._assembly.write(part)
-            self._computed = crc32(part, self._computed)
-            self._missing -= len(part)
+            self._add(part)
             if self._missing:
                 continue
             self._current = piece

@@ -155,7 +155,7 @@ class Socket:
 
     # -- a connection ------------------------------------------------------------------------------
 
-    def recv(self, count: int) -> bytes:
+    def recv_into(self, buffer: memoryview) -> int:
         pipe = self.incoming
         assert pipe is not None
         while not pipe.arrived:
@@ -163,14 +163,15 @@ class Socket:
             if pipe.ended:
                 if pipe.error:
                     raise _error(pipe.error)
-                return b""
+                return 0
             pipe.readable.clear()
             pipe.readable.wait()
-        data = bytes(pipe.arrived[:count])
+        size = min(len(buffer), len(pipe.arrived))
+        buffer[:size] = pipe.arrived[:size]
         self.network.heard[self.peer[0], self.host] = self.network.kernel.now
-        del pipe.arrived[:count]
+        del pipe.arrived[:size]
         pipe.writable.set()
-        return data
+        return size
 
     def send(self, data: bytes | memoryview) -> int:
         pipe = self.outgoing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -43,7 +44,7 @@ from vectorizer.replication.messages import (
     decode,
     encode,
 )
-from vectorizer.replication.transfer import chunk_frame
+from vectorizer.replication.transfer import chunk_frame, message_of
 
 HISTORY = History((HistoryEntry("a", 1, 0), HistoryEntry("b", 2, 10)))
 HELLO = Hello(PROTOCOL, "n1", ("n1", "n2"), HISTORY, 12, 7, 1 << 20, "h:1", 7001, "requested", True)
@@ -88,6 +89,52 @@ def test_the_parts_of_a_chunk_s_frame_are_its_frame(size: int) -> None:
     parts = chunk_frame(chunk)
     assert parts[1] is chunk.data
     assert b"".join(parts) == encode(dataclasses.replace(chunk, data=bytes(chunk.data)))
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: message.KIND)
+def test_a_message_is_the_same_whether_its_data_is_copied_or_not(message: Message) -> None:
+    assert message_of(encode(message)) == message
+
+
+def test_a_large_chunk_is_not_copied() -> None:
+    line = encode(Chunk("a/b.npy", 5, bytes(range(256)) * 300))
+    chunk = message_of(line)
+    assert chunk == decode(line)
+    assert isinstance(chunk, Chunk)
+    assert isinstance(chunk.data, memoryview)
+    assert chunk.data.obj is line
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"m": "chunk", "file": "a", "position": 1, "data": b"abc", "later": 2},
+        {"m": "chunk", "data": b"abc", "file": "a", "position": 1},
+        {"m": "chunk", "file": "\x05data\0", "position": 1, "data": b"abc"},
+        {"m": "chunk", "file": "a", "position": -1, "data": b"abc"},
+        {"m": "chunk", "file": "a", "data": b"abc"},
+        {"m": "chunk", "file": "a", "position": 1, "data": "abc"},
+        {"m": "chunk"},
+    ],
+)
+def test_what_is_no_usual_chunk_is_taken_as_any_message(document: dict[str, Any]) -> None:
+    line = sent(document)
+    try:
+        expected = decode(line)
+    except PeerError:
+        with pytest.raises(PeerError):
+            message_of(line)
+    else:
+        assert message_of(line) == expected
+
+
+@given(st.data())
+def test_a_damaged_chunk_is_refused_or_understood(data: st.DataObject) -> None:
+    body = bytearray(encode(Chunk("a/b.npy", 5, b"abc")))[frame.HEADER_BYTES :]
+    body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    line = frame.encode(bytes(body))
+    with contextlib.suppress(PeerError):
+        assert message_of(line) == decode(line)
 
 
 def test_every_kind_has_an_example() -> None:

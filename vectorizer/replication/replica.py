@@ -47,6 +47,7 @@ from vectorizer.replication.intentions import (
 from vectorizer.replication.link import NOWHERE, ReplicaLink
 from vectorizer.replication.master import LINGER_SECS, LOOK_SECS, STOP_SECS, clock_ms
 from vectorizer.replication.states import FINAL, LinkState
+from vectorizer.replication.transfer import message_of
 from vectorizer.runs import Run, decode_run, in_runs
 from vectorizer.storage.snapshot import SnapshotFile
 
@@ -271,7 +272,7 @@ class ReplicaClient:
             run = decode_run(lines) if len(lines) > 1 else None
             if run is None:
                 for line in lines:
-                    self._take(connection, messages.decode(line), len(line))
+                    self._take(connection, message_of(line), len(line))
                     turn.step()
             else:
                 message = messages.OperationFrame(run.offset, run.epoch, run.timestamp_ms, lines[0], run)

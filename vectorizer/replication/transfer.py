@@ -12,12 +12,14 @@ from vectorizer import frame
 from vectorizer.errors import PeerError
 from vectorizer.replication import messages
 from vectorizer.replication.intentions import Install, ReadChunk, WriteChunk
-from vectorizer.replication.messages import Chunk, Complete, FileEntry, Snapshot
+from vectorizer.replication.messages import Chunk, Complete, FileEntry, Message, OperationFrame, Snapshot
 
 if TYPE_CHECKING:
     from vectorizer.storage.disk import Buffer
 
 UNACKNOWLEDGED_BYTES_MAX = 8 << 20
+_CHUNK_START = b"\x02m\x00\x06\x00\x00\x00chunk\x00"  # of its document, behind the length
+_DATA_ELEMENT = b"\x05data\x00"
 CHUNK_OVERHEAD_BYTES = 1024  # of a chunk's frame beyond its data
 _LENGTH = Struct("<i")
 
@@ -35,6 +37,23 @@ def chunk_frame(chunk: Chunk) -> tuple[bytes, Buffer, bytes]:
     checksum = crc32(b"\0", crc32(chunk.data, crc32(head)))
     following = frame.HEADER_BYTES - frame.LENGTH_BYTES + len(head) + size + 1
     return frame.HEADER.pack(following, checksum) + head, chunk.data, b"\0"
+
+
+def message_of(line: bytes) -> Message | OperationFrame:
+    """`messages.decode`, which copies the data of a chunk, without doing that."""
+    body = memoryview(line)[frame.HEADER_BYTES :]
+    start = bytes(body[_LENGTH.size : CHUNK_OVERHEAD_BYTES])
+    place = _LENGTH.size + start.find(_DATA_ELEMENT) + len(_DATA_ELEMENT)  # of its length, and its subtype
+    data = body[place + _LENGTH.size + 1 : -1]
+    if (
+        not start.startswith(_CHUNK_START)
+        or _DATA_ELEMENT not in start
+        or body[place : place + _LENGTH.size + 1] != _LENGTH.pack(len(data)) + b"\0"
+    ):
+        return messages.decode(line)
+    bare = b"".join((body[_LENGTH.size : place], _LENGTH.pack(0), b"\0", body[-1:]))
+    message = messages.decode(frame.encode(_LENGTH.pack(_LENGTH.size + len(bare)) + bare))
+    return replace(message, data=data) if isinstance(message, Chunk) else message
 
 
 @dataclass(slots=True)
