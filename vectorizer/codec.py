@@ -47,6 +47,18 @@ def encode(document: Mapping[str, Any]) -> bytes:
         raise CodecError(f"cannot be written as BSON: {error}") from error
 
 
+def encode_around(
+    before: Mapping[str, Any], key: str, value: bytes | memoryview, after: Mapping[str, Any]
+) -> list[bytes | memoryview]:
+    """The pieces of one document: the fields before, a large binary, the fields after. The binary is not
+    copied here; whoever joins the pieces copies it once.
+    """
+    first, last = encode(before), encode(after)
+    name = b"\x05" + key.encode() + b"\0" + _LENGTH.pack(len(value)) + b"\0"  # binary of subtype 0
+    size = len(first) + len(name) + len(value) + len(last) - _LENGTH.size - 1
+    return [_LENGTH.pack(size) + first[_LENGTH.size : -1] + name, value, last[_LENGTH.size :]]
+
+
 def encoded(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """The document as BSON already, to be put into another one: so a large one is encoded in pieces."""
     return RawBSONDocument(encode(document))

@@ -20,6 +20,7 @@ Rules of this room:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from io import BytesIO
 from struct import Struct
 from zlib import crc32
@@ -48,12 +49,20 @@ class FrameError(PeerError):
 
 def encode(body: bytes) -> bytes:
     """Return `body` in its envelope; raises FrameError for a body no frame can hold (empty, or 4 GiB)."""
-    following = len(body) + LENGTH_BYTES
+    return join([body])
+
+
+def join(pieces: Sequence[bytes | memoryview]) -> bytes:
+    """As `encode`, of a body in pieces (views of bytes), which are copied once."""
+    size, checksum = 0, 0
+    for piece in pieces:
+        size, checksum = size + len(piece), crc32(piece, checksum)
+    following = size + LENGTH_BYTES
     if following < FOLLOWING_BYTES_MIN:
         raise FrameError(MALFORMED, "a frame cannot have an empty body")
     if following > FOLLOWING_BYTES_MAX:
-        raise FrameError(TOO_LARGE, f"a body of {len(body)} bytes does not fit a frame")
-    return HEADER.pack(following, crc32(body)) + body
+        raise FrameError(TOO_LARGE, f"a body of {size} bytes does not fit a frame")
+    return b"".join((HEADER.pack(following, checksum), *pieces))
 
 
 def body_of(frame: bytes | memoryview) -> memoryview:

@@ -31,6 +31,14 @@ def test_payloads_go_there_and_back(payload: dict[str, object]) -> None:
     assert codec.decode_payload(codec.encode_payload(payload)) == payload
 
 
+@given(st.binary(max_size=300), PAYLOADS)
+def test_a_document_in_pieces_is_the_same_document(value: bytes, fields: dict[str, object]) -> None:
+    before = {"o": 1, "c": "things"}
+    after = {"p": b"", "more": fields}
+    pieces = codec.encode_around(before, "v", memoryview(value), after)
+    assert b"".join(pieces) == codec.encode({**before, "v": value, **after})
+
+
 def test_what_looks_like_a_reference_of_mongodb_is_an_object() -> None:
     payload = {
         "a": {"$ref": "x", "$id": 1},

@@ -44,6 +44,11 @@ def test_a_frame_is_length_checksum_body() -> None:
     assert frame.checksum(encoded) == frame.checksum(memoryview(encoded)) == crc32(b"hello")
 
 
+def test_a_body_in_pieces_is_the_same_frame() -> None:
+    assert frame.join([b"one", memoryview(b"two"), b"", b"three"]) == frame.encode(b"onetwothree")
+    assert code_of(lambda: frame.join([])) == "frame_malformed"
+
+
 def test_an_empty_body_is_refused_on_both_sides() -> None:
     assert code_of(lambda: frame.encode(b"")) == "frame_malformed"
     decoder = FrameDecoder(CEILING)

@@ -53,6 +53,27 @@ def test_rows_go_there_and_back() -> None:
     assert len(back.rows) == 3
 
 
+@pytest.mark.parametrize("payloads", [ROWS.payloads, [b"", b"", b""]])
+def test_the_frame_of_rows_is_that_of_the_document(payloads: list[bytes]) -> None:
+    every_other = np.arange(18, dtype=np.float32).reshape(3, 6)[:, ::2]
+    encoded = encode_operation(Upsert("things", Rows(ROWS.ids, every_other, payloads)), 7, 2, 5)
+    document = {
+        "o": 7,
+        "e": 2,
+        "t": 5,
+        "k": "upsert",
+        "c": "things",
+        "n": 3,
+        "d": 3,
+        "i": b"".join(ROWS.ids),
+        "il": np.array([1, 5, 256], "<u2").tobytes(),
+        "v": every_other.tobytes(),
+        "p": b"".join(payloads),
+        "pl": np.array(list(map(len, payloads)), "<u4").tobytes(),
+    }
+    assert encoded == frame.encode(codec.encode(document))
+
+
 def test_deletions_go_there_and_back() -> None:
     back = there_and_back(Delete("things", [b"a", b"bc"]))
     assert isinstance(back, Delete)
