@@ -19,14 +19,12 @@ from vectorizer.index import flat, holdout
 from vectorizer.index.flat import Mask, Queries, Selection
 from vectorizer.operations import Vectors
 from vectorizer.storage.chunk import Chunk, View
-from vectorizer.targets import GATHER_COST, Hit, Rows, Target, Way, way_through
+from vectorizer.targets import GATHER_COST, Candidate, Hit, Rows, Target, Way, hits_of, way_through
 
 if TYPE_CHECKING:
     from vectorizer.index.hnsw import Distances, Found, Graph
 
 _Asked = tuple[Target, "Graph"]
-_Candidate = tuple[float, int, Chunk]
-"""Rank, row and chunk."""
 
 
 class LoneSearch:
@@ -43,7 +41,7 @@ class LoneSearch:
         self._targets = targets
         self._limit = limit
         self._selection = Selection(limit)
-        self._candidates: list[_Candidate] = []
+        self._candidates: list[Candidate] = []
         scans: list[Target] = []
         asked: list[tuple[Target, Way, Graph]] = []
         for target in targets:
@@ -167,32 +165,10 @@ class LoneSearch:
             inside = (numbers >= target.base) & (numbers < target.base + chunk_view.rows)
             if inside.any():
                 self._add([(chunk_view.chunk, numbers[inside] - target.base)])
-        best, sign = self._candidates, 1.0 if self._queries.metric == "euclidean" else -1.0
-        best.sort(key=_RANK)
-        if threshold is not None:
-            best = [candidate for candidate in best if candidate[0] <= sign * threshold]
-        if len(best) > self._limit:
-            worst = best[self._limit - 1][0]
-            best = [candidate for candidate in best if candidate[0] <= worst]
-        if not best:
-            return []
-        ranks, rows, chunks = zip(*best, strict=True)
-        scores = [sign * rank + 0.0 for rank in ranks]
-        hits = list(map(Hit, _ids(chunks, rows), scores, chunks, rows))
-        if len(set(ranks)) < len(ranks):  # ties by id
-            hits.sort(key=lambda hit: (sign * hit.score, hit.id))
-        return hits if len(hits) <= self._limit else hits[: self._limit]
+        return hits_of(self._queries.metric, self._candidates, self._limit, threshold)
 
 
 _RANK = itemgetter(0)
-
-
-def _ids(chunks: Sequence[Chunk], rows: Sequence[int]) -> list[bytes]:
-    """The ids of these rows, each of its chunk; those of one chunk, the usual case, are read together."""
-    first = chunks[0]
-    if all(chunk is first for chunk in chunks):
-        return first.ids_at(rows)
-    return [chunk.id_at(row) for chunk, row in zip(chunks, rows, strict=True)]
 
 
 def _cut(parts: Sequence[tuple[Chunk, Rows]], kept: Mask) -> list[tuple[Chunk, Rows]]:

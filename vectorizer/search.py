@@ -10,7 +10,6 @@ found.
 from __future__ import annotations
 
 from itertools import repeat
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +20,18 @@ from vectorizer.index.flat import Queries, Scores, Selection
 from vectorizer.lone_search import LoneSearch
 from vectorizer.operations import Vectors
 from vectorizer.storage.chunk import Chunk, View
-from vectorizer.targets import GATHER_COST, Hit, Matching, Rows, Target, Way, targets_of, way_through
+from vectorizer.targets import (
+    GATHER_COST,
+    Candidate,
+    Hit,
+    Matching,
+    Rows,
+    Target,
+    Way,
+    hits_of,
+    targets_of,
+    way_through,
+)
 
 if TYPE_CHECKING:
     from vectorizer.index.hnsw import Found, Graph
@@ -160,18 +170,23 @@ class _Group:
         count, width = found.shape
         whose = np.repeat(np.arange(count), width)
         ranks = flat.ranks(self.queries, whose, chunk.vectors, found.ravel()).reshape(count, width)
+        worst: list[float] = []
+        if width >= self._limit:
+            worst = np.partition(ranks, self._limit - 1)[:, self._limit - 1].tolist()
         for query in range(count):
-            self._add(query, chunk, found[query], ranks[query])
+            self._ranked[query].append((chunk, found[query], ranks[query]))
+            if worst:
+                self._raise_floor(query, worst[query])
 
     def _add(self, query: int, chunk: Chunk, rows: Rows, ranks: Scores) -> None:
         self._ranked[query].append((chunk, rows, ranks))
-        self._raise_floor(query, ranks)
-
-    def _raise_floor(self, query: int, ranks: Scores) -> None:
         if ranks.size >= self._limit:
-            selection = self._selections[query]
-            worst = _nth(ranks, self._limit)
-            selection.floor = max(selection.floor, flat.floor_of_rank(self.queries, query, worst))
+            self._raise_floor(query, float(np.partition(ranks, self._limit - 1)[self._limit - 1]))
+
+    def _raise_floor(self, query: int, worst: float) -> None:
+        """``worst``: as many rows as are wanted have this rank or a better one."""
+        selection = self._selections[query]
+        selection.floor = max(selection.floor, flat.floor_of_rank(self.queries, query, worst))
 
     def _add_holdout(self, target: Target, graph: Graph, asked: list[int]) -> None:
         """Rank those rows outside of the graph that may beat what it found: mostly none."""
@@ -199,33 +214,7 @@ class _Group:
             if inside.any():
                 some, chunk = numbers[inside] - target.base, chunk_view.chunk
                 ranked.append((chunk, some, flat.ranks(self.queries, query, chunk.vectors, some)))
-        if not ranked:
-            return []
-        found = sum(part[2].size for part in ranked)
-        worst = float("inf")
-        if found > self._limit:
-            worst = _nth(np.concatenate([part[2] for part in ranked]), self._limit)
-        sign = 1.0 if self.queries.metric == "euclidean" else -1.0
-        if threshold is not None:
-            worst = min(worst, sign * threshold)
-        best: list[tuple[float, bytes, int, Chunk]] = []
-        for chunk, rows, part_ranks in ranked:
-            if worst < float("inf"):
-                [kept] = (part_ranks <= worst).nonzero()
-                if not kept.size:
-                    continue
-                rows, part_ranks = rows[kept], part_ranks[kept]
-            places = rows.tolist()
-            best += zip(part_ranks.tolist(), chunk.ids_at(places), places, repeat(chunk), strict=False)
-        best.sort(key=_RANK_AND_ID)
-        return [Hit(item, sign * rank + 0.0, chunk, row) for rank, item, row, chunk in best[: self._limit]]
-
-
-_RANK_AND_ID = itemgetter(0, 1)
-
-
-def _nth(ranks: Scores, n: int) -> float:
-    """The n-th best of them."""
-    ordered = ranks.copy()
-    ordered.partition(n - 1)
-    return float(ordered[n - 1])
+        candidates: list[Candidate] = []
+        for chunk, rows, ranks in ranked:
+            candidates += zip(ranks.tolist(), rows.tolist(), repeat(chunk), strict=False)
+        return hits_of(self.queries.metric, candidates, self._limit, threshold)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from vectorizer.index.flat import Mask
+from vectorizer.operations import Metric
 from vectorizer.storage.chunk import Chunk, ChunkView, View
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ class Hit(NamedTuple):
     score: float
     chunk: Chunk
     row: int
+
+
+Candidate = tuple[float, int, Chunk]
+"""Rank, row and chunk of a row that is scored exactly."""
 
 
 class Way(NamedTuple):
@@ -141,3 +147,33 @@ def targets_of(view: View, matching: Matching | None) -> list[Target]:
                 targets.append(target)
         base += chunk_view.rows
     return targets
+
+
+def hits_of(metric: Metric, best: list[Candidate], limit: int, threshold: float | None) -> list[Hit]:
+    """The best of the candidates, cut by threshold and limit, in order. Sorts them."""
+    sign = 1.0 if metric == "euclidean" else -1.0
+    best.sort(key=_RANK)
+    if threshold is not None:
+        best = [candidate for candidate in best if candidate[0] <= sign * threshold]
+    if len(best) > limit:
+        worst = best[limit - 1][0]
+        best = [candidate for candidate in best if candidate[0] <= worst]
+    if not best:
+        return []
+    ranks, rows, chunks = zip(*best, strict=True)
+    scores = [sign * rank + 0.0 for rank in ranks]
+    hits = list(map(Hit, _ids(chunks, rows), scores, chunks, rows))
+    if len(set(ranks)) < len(ranks):  # ties by id
+        hits.sort(key=lambda hit: (sign * hit.score, hit.id))
+    return hits if len(hits) <= limit else hits[:limit]
+
+
+_RANK = itemgetter(0)
+
+
+def _ids(chunks: Sequence[Chunk], rows: Sequence[int]) -> list[bytes]:
+    """The ids of these rows, each of its chunk; those of one chunk, the usual case, are read together."""
+    first = chunks[0]
+    if all(chunk is first for chunk in chunks):
+        return first.ids_at(rows)
+    return [chunk.id_at(row) for chunk, row in zip(chunks, rows, strict=True)]
