@@ -4,6 +4,8 @@ Which greenlet does what:
 
 - *link*: waits until the next attempt is due, connects, reads frames and does the work they bring on this
   node's data before it reads on. It owns the other one and the snapshot that is being received.
+- *writer*, one a piece of a snapshot: has it written while the link receives the next one; there is one at a
+  time, in order, and neither installing nor dropping what was received goes past it.
 - *sender*, one a connection: acks, signs of life and farewells; the only one that writes. It is woken by the
   link, and by the database whenever operations have become durable.
 
@@ -111,6 +113,7 @@ class ReplicaClient:
         self._due = Event()
         self._connection: Connection | None = None
         self._receiver: SnapshotReceiver | None = None
+        self._writing: Greenlet | None = None
         self._keep_aside = False
         self._greenlet: Greenlet | None = None
         self._told: tuple[LinkState, str] | None = None  # the last end of a connection that was logged
@@ -441,15 +444,31 @@ class ReplicaClient:
             self._snapshot_failed(error)
 
     def _write_chunk(self, name: str, position: int, data: Buffer) -> None:
-        assert self._receiver is not None
+        """Begin to write, once the piece before is written: the next one is received meanwhile."""
+        self._wait_written()
+        if self.link.state is LinkState.RECEIVING:
+            assert self._receiver is not None
+            self._writing = gevent.spawn(self._write, self._receiver, name, position, data)
+            self._writing.link_exception(self._died)
+
+    def _write(self, receiver: SnapshotReceiver, name: str, position: int, data: Buffer) -> None:
         try:
-            self._database.run_work(self._receiver.write, name, position, data)
+            self._database.run_work(receiver.write, name, position, data)
         except (OSError, VectorizerError) as error:
-            self._snapshot_failed(error)
+            if self._receiver is receiver:  # else nobody waits for it any more
+                self._snapshot_failed(error)
         else:
             self.link.written(len(data), time.monotonic())
+            self._wake.set()
+
+    def _wait_written(self) -> None:
+        if self._writing is not None:
+            self._writing.join()
 
     def _install(self) -> None:
+        self._wait_written()
+        if self.link.state is not LinkState.INSTALLING:
+            return  # the last piece could not be written
         assert self._receiver is not None
         try:
             self._snapshots.install(self._receiver, keep_aside=self._keep_aside)
@@ -474,5 +493,6 @@ class ReplicaClient:
     def _abort(self) -> None:
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
+            self._wait_written()
             self._database.run_work(receiver.abort)
         self._database.node.has_complete_data = self._database.node.offset > 0
