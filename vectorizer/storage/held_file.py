@@ -27,9 +27,16 @@ class HeldFile:
         return value
 
     def read(self, position: int, count: int) -> memoryview:
-        """From 1 to ``count`` bytes from ``position`` on, not copied; none at the end."""
+        """From 1 to ``count`` bytes from ``position`` on, none at the end. Large parts are not copied; small
+        ones come together with what is behind them, so that the header of an array is no message of its own.
+        """
+        pieces: list[memoryview] = []
         for part in self._parts:
-            if position < len(part):
-                return part[position : position + count]
-            position -= len(part)
-        return memoryview(b"")
+            if position >= len(part):
+                position -= len(part)
+                continue
+            pieces.append(part[position : position + count])
+            position, count = 0, count - len(pieces[-1])
+            if count == 0 or len(pieces[-1]) >= JOINED_BYTES:
+                break
+        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
