@@ -19,7 +19,7 @@ from vectorizer.index import flat, holdout
 from vectorizer.index.flat import Mask, Queries, Selection
 from vectorizer.operations import Vectors
 from vectorizer.storage.chunk import Chunk, View
-from vectorizer.targets import GATHER_COST, Candidate, Hit, Rows, Target, Way, hits_of, way_through
+from vectorizer.targets import Candidate, Hit, Rows, Target, Way, hits_of, ways_through
 
 if TYPE_CHECKING:
     from vectorizer.index.hnsw import Distances, Found, Graph
@@ -42,26 +42,11 @@ class LoneSearch:
         self._limit = limit
         self._selection = Selection(limit)
         self._candidates: list[Candidate] = []
-        scans: list[Target] = []
-        asked: list[tuple[Target, Way, Graph]] = []
-        for target in targets:
-            way = way_through(view, target.chunk_view, limit, ef, False, target.matched)
-            if way.graph is None:
-                scans.append(target)
-            else:
-                asked.append((target, way, way.graph))
+        asked, scans = ways_through(view, targets, limit, ef, False)
         if asked:
             scans += self._ask(asked)
         for target in scans:
-            self._scan(target)
-
-    def _scan(self, target: Target) -> None:
-        chunk_view, base = target.chunk_view, target.base
-        if target.mask is not None and target.matched * GATHER_COST < chunk_view.rows:
-            rows = np.flatnonzero(target.mask)
-            flat.scan_rows(self._queries, chunk_view.chunk, rows, base, [self._selection])
-        else:
-            flat.scan(self._queries, chunk_view, base, [self._selection], target.mask)
+            target.scan(self._queries, [self._selection])
 
     def _ask(self, asked: Sequence[tuple[Target, Way, Graph]]) -> list[Target]:
         """Rank what the graphs find and the rows outside of them; chunks whose graph finds too little are
@@ -161,10 +146,9 @@ class LoneSearch:
         """The best rows, cut by threshold and limit, in order."""
         numbers = self._selection.rows()
         for target in self._targets if numbers.size else ():
-            chunk_view = target.chunk_view
-            inside = (numbers >= target.base) & (numbers < target.base + chunk_view.rows)
-            if inside.any():
-                self._add([(chunk_view.chunk, numbers[inside] - target.base)])
+            rows = target.own(numbers)
+            if rows.size:
+                self._add([(target.chunk_view.chunk, rows)])
         return hits_of(self._queries.metric, self._candidates, self._limit, threshold)
 
 

@@ -21,7 +21,6 @@ from vectorizer.lone_search import LoneSearch
 from vectorizer.operations import Vectors
 from vectorizer.storage.chunk import Chunk, View
 from vectorizer.targets import (
-    GATHER_COST,
     Candidate,
     Hit,
     Matching,
@@ -31,6 +30,7 @@ from vectorizer.targets import (
     hits_of,
     targets_of,
     way_through,
+    ways_through,
 )
 
 if TYPE_CHECKING:
@@ -102,26 +102,11 @@ class _Group:
         self._selections = [Selection(limit) for _ in range(len(vectors))]
         self._ranked: list[list[tuple[Chunk, Rows, Scores]]] = [[] for _ in vectors]
         batch = len(vectors) >= BATCH_QUERIES_MIN
-        scans: list[Target] = []
-        asked: list[tuple[Target, Way, Graph]] = []
-        for target in targets:
-            way = way_through(view, target.chunk_view, limit, ef, batch, target.matched)
-            if way.graph is None:
-                scans.append(target)
-            else:
-                asked.append((target, way, way.graph))
+        asked, scans = ways_through(view, targets, limit, ef, batch)
         for target, way, graph in asked:
             self._ask_graph(target, way, graph)
         for target in scans:
-            self._scan(target)
-
-    def _scan(self, target: Target) -> None:
-        chunk_view, base = target.chunk_view, target.base
-        if target.mask is not None and target.matched * GATHER_COST < chunk_view.rows:
-            rows = np.flatnonzero(target.mask)
-            flat.scan_rows(self.queries, chunk_view.chunk, rows, base, self._selections)
-        else:
-            flat.scan(self.queries, chunk_view, base, self._selections, target.mask)
+            target.scan(self.queries, self._selections)
 
     def _ask_graph(self, target: Target, way: Way, graph: Graph) -> None:
         self._take_answers(target, way, graph, graph.query_batch(self.queries.raw, way.want, way.ef))
@@ -209,10 +194,8 @@ class _Group:
         ranked = self._ranked[query]
         numbers = self._selections[query].rows()
         for target in self._targets if numbers.size else ():
-            chunk_view = target.chunk_view
-            inside = (numbers >= target.base) & (numbers < target.base + chunk_view.rows)
-            if inside.any():
-                some, chunk = numbers[inside] - target.base, chunk_view.chunk
+            some, chunk = target.own(numbers), target.chunk_view.chunk
+            if some.size:
                 ranked.append((chunk, some, flat.ranks(self.queries, query, chunk.vectors, some)))
         candidates: list[Candidate] = []
         for chunk, rows, ranks in ranked:

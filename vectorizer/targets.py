@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from vectorizer.index.flat import Mask
+from vectorizer.index import flat
+from vectorizer.index.flat import Mask, Queries, Selection
 from vectorizer.operations import Metric
 from vectorizer.storage.chunk import Chunk, ChunkView, View
 
@@ -136,6 +137,21 @@ class Target:
         )
         return living
 
+    def scan(self, queries: Queries, selections: list[Selection]) -> None:
+        """Offer all rows that count to the queries' selections."""
+        chunk_view = self.chunk_view
+        if self.mask is not None and self.matched * GATHER_COST < chunk_view.rows:
+            rows = np.flatnonzero(self.mask)
+            flat.scan_rows(queries, chunk_view.chunk, rows, self.base, selections)
+        else:
+            flat.scan(queries, chunk_view, self.base, selections, self.mask)
+
+    def own(self, numbers: Rows) -> Rows:
+        """Those of the numbers that are of this chunk, as its rows."""
+        inside = (numbers >= self.base) & (numbers < self.base + self.chunk_view.rows)
+        rows: Rows = numbers[inside] - self.base
+        return rows
+
 
 def targets_of(view: View, matching: Matching | None) -> list[Target]:
     """The chunks of a view in which anything can be found."""
@@ -147,6 +163,21 @@ def targets_of(view: View, matching: Matching | None) -> list[Target]:
                 targets.append(target)
         base += chunk_view.rows
     return targets
+
+
+def ways_through(
+    view: View, targets: Sequence[Target], limit: int, ef: int | None, batch: bool
+) -> tuple[list[tuple[Target, Way, Graph]], list[Target]]:
+    """The targets whose graph is asked, with it and the way, and those that are scanned."""
+    asked: list[tuple[Target, Way, Graph]] = []
+    scans: list[Target] = []
+    for target in targets:
+        way = way_through(view, target.chunk_view, limit, ef, batch, target.matched)
+        if way.graph is None:
+            scans.append(target)
+        else:
+            asked.append((target, way, way.graph))
+    return asked, scans
 
 
 def hits_of(metric: Metric, best: list[Candidate], limit: int, threshold: float | None) -> list[Hit]:
