@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import gevent
 import pytest
 
-from tests.unit.served import Cluster, Served, cluster_at, wait_until
+from tests.unit.served import Cluster, Served, cluster_at, vector, wait_until
 from vectorizer import snapshots
 from vectorizer.errors import RequestError, VectorizerError
 from vectorizer.node import NodeFailure
@@ -302,6 +303,24 @@ def test_what_a_checkpoint_has_written_is_not_held(cluster: Cluster) -> None:
     pin = master.server.snapshots.capture()
     assert master.server.maintenance.held_bytes == 0
     assert [len(content_of(pin, file)) for file in pin.files({})] == [file.bytes for file in pin.files({})]
+
+
+def test_what_may_not_be_held_is_not_copied_first(cluster: Cluster) -> None:
+    """Payloads may be more than there is memory."""
+    master = cluster.master()
+    master.create()
+    rows = [
+        {"id": f"id-{item}", "vector": vector(item), "payload": {"text": "x" * 500_000}} for item in range(12)
+    ]
+    master.told("POST", "/collections/things/vectors", {"vectors": rows})
+    checkpoint = master.server.maintenance.capture()
+    tracemalloc.start()
+    try:
+        assert checkpoint.hold(1 << 20) is None
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert checkpoint.hold(8 << 20) is not None
 
 
 def test_one_checkpoint_serves_replicas_that_come_together(

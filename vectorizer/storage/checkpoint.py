@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -78,6 +79,9 @@ class Checkpoint:
 
         def keep(directory: str, chunk: GrowingChunk, rows: int) -> dict[str, FileInfo]:
             nonlocal bytes_max
+            # Looked at before they are copied: payloads alone can be more than there is memory.
+            if not _may_fit(chunk, rows, bytes_max):
+                raise _TooMuch
             files = {}
             for name, buffers in chunk_buffers(chunk, rows):
                 file = held[f"{directory}/{name}"] = HeldFile(buffers)
@@ -191,6 +195,12 @@ def chunk_buffers(chunk: GrowingChunk, rows: int) -> Iterator[tuple[str, list[Bu
     return segment_buffers(
         chunk.ids[:rows], vectors, chunk.norms[:rows], chunk.payloads[:rows], chunk.hashes[:rows]
     )
+
+
+def _may_fit(chunk: GrowingChunk, rows: int, bytes_max: int) -> bool:
+    """Whether the files of these rows can have so few bytes; texts are counted if the numbers fit."""
+    left = bytes_max - sum(array[:rows].nbytes for array in (chunk.vectors, chunk.norms, chunk.hashes))
+    return left >= 0 and sum(map(len, chain(chunk.ids[:rows], chunk.payloads[:rows]))) <= left
 
 
 def remember_written(chunk: GrowingChunk, generation: int, rows: int, files: Mapping[str, FileInfo]) -> None:
