@@ -17,21 +17,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 import gevent
 from gevent.event import AsyncResult, Event
 from gevent.lock import RLock
-from gevent.threadpool import ThreadPool
 
 from vectorizer import logs
 from vectorizer.config import Settings
 from vectorizer.errors import RequestError, VectorizerError, syncing
 from vectorizer.journal_waiters import JournalWaiters
+from vectorizer.native_threads import NativeThreads
 from vectorizer.node import Node, NodeFailure, NodeLimits, Role
 from vectorizer.operations import Operation
 from vectorizer.runs import Run
@@ -51,11 +49,6 @@ R = TypeVar("R")
 JOURNAL_THREADS = 1
 READ_THREADS = 4
 WORK_THREADS = 2
-AT_ONCE = 2
-"""Parts of one read that are computed at the same time: while one holds the interpreter's lock, the other is
-in nmslib.
-"""
-KILLED_POLL_SECS = 0.002
 HELD_SECS = 1.0
 """So long a write waits for the end of a change of role; then it is refused with 503."""
 
@@ -100,9 +93,9 @@ class Database:
         self._released = Event()
         self._listeners: list[Callable[[], None]] = []
         self._history_watchers: list[Callable[[], None]] = []
-        self._journal_threads = ThreadPool(JOURNAL_THREADS)
-        self._read_threads = ThreadPool(READ_THREADS)
-        self._work_threads = ThreadPool(WORK_THREADS)
+        self._journal_threads = NativeThreads(JOURNAL_THREADS)
+        self._read_threads = NativeThreads(READ_THREADS)
+        self._work_threads = NativeThreads(WORK_THREADS)
         self._greenlets: list[Greenlet] = []
         self._closing = False
 
@@ -280,7 +273,7 @@ class Database:
 
     def close_journal(self, journal: Journal) -> None:
         """Close one that is no longer the node's, after all that its thread still does. OSError."""
-        _apply(self._journal_threads, journal.close)
+        self._journal_threads.run(journal.close)
 
     def data_replaced(self) -> None:
         """The node's data was swapped: wake all who waited for the old one."""
@@ -342,34 +335,17 @@ class Database:
 
     def run_native(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run in a native thread for reads, while the event loop goes on; errors are raised here."""
-        result: R = _apply(self._read_threads, function, *args, **kwargs)
-        return result
+        return self._read_threads.run(function, *args, **kwargs)
 
     def run_native_each(self, function: Callable[[Q], R], arguments: Sequence[Q]) -> Iterator[R]:
         """What the function makes of each argument, in order: AT_ONCE more are under way in native threads
         while the caller deals with what this gives.
         """
-        waiting = iter(arguments)
-        running: deque[Any] = deque()
-
-        def start(count: int) -> None:
-            for argument in islice(waiting, count):
-                running.append(self._read_threads.spawn(_outcome, function, (argument,), {}))
-
-        try:
-            start(AT_ONCE)
-            while running:
-                result = _finished(running.popleft())
-                start(1)
-                yield result
-        finally:
-            for left in running:
-                _wait_ready(left)
+        return self._read_threads.run_each(function, arguments)
 
     def run_work(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The same in the threads for background work on files."""
-        result: R = _apply(self._work_threads, function, *args, **kwargs)
-        return result
+        return self._work_threads.run(function, *args, **kwargs)
 
     # -- the journal's greenlets ------------------------------------------------------------------------
 
@@ -382,7 +358,7 @@ class Database:
             while (batch := journal.take_batch()) is not None:
                 self._waiters.taken(batch.last_offset)
                 try:
-                    _apply(self._journal_threads, batch.write, synced)
+                    self._journal_threads.run(batch.write, synced)
                 except OSError as error:
                     self.fail(
                         NodeFailure(f"the journal cannot be written ({error}); nothing more is acknowledged")
@@ -407,7 +383,7 @@ class Database:
 
     def _sync(self, journal: Journal) -> None:
         try:
-            _apply(self._journal_threads, journal.sync)
+            self._journal_threads.run(journal.sync)
         except OSError as error:
             self.fail(NodeFailure(f"the journal cannot be synced ({error}); nothing more is acknowledged"))
             return
@@ -417,37 +393,3 @@ class Database:
     def role(self) -> Role:
         """The node's role."""
         return self.node.role
-
-
-def _apply(threads: ThreadPool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run in a native thread; an error is raised here and only here: gevent would print it to stderr too.
-
-    A greenlet that is killed meanwhile ends when the thread is done, not before.
-    """
-    return cast(R, _finished(threads.spawn(_outcome, function, args, kwargs)))
-
-
-def _finished(running: Any) -> Any:
-    try:
-        result, error = running.get()
-    except BaseException:
-        _wait_ready(running)
-        raise
-    if error is not None:
-        raise error
-    return result
-
-
-def _wait_ready(running: Any) -> None:
-    """This greenlet may have been killed: the thread must not go on with what others clean up then."""
-    while running is not None and not running.ready():
-        gevent.sleep(KILLED_POLL_SECS)
-
-
-def _outcome(
-    function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[R | None, Exception | None]:
-    try:
-        return function(*args, **kwargs), None
-    except Exception as error:  # noqa: BLE001  raised again where it is waited for
-        return None, error

@@ -30,6 +30,7 @@ from vectorizer.loop_delay import LoopDelay
 from vectorizer.maintenance import Maintenance
 from vectorizer.metrics.exposition import CONTENT_TYPE, NodeMetrics
 from vectorizer.metrics.journal_syncs import MeasuredDisk
+from vectorizer.native_threads import AT_ONCE, NativeThreads
 from vectorizer.node import Node, NodeFailure, Role
 from vectorizer.replication.history import History
 from vectorizer.replication_status import ReplicationStatus
@@ -287,13 +288,16 @@ def open_data_with_settings(directory: DataDirectory, settings: Settings) -> tup
         log_size=settings.replication.log_size,
         log_bytes_max=settings.replication.log_bytes_max,
     )
+    threads = NativeThreads(AT_ONCE)
     try:
-        recovered = open_data(directory, options, new_id)
+        recovered = open_data(directory, options, new_id, threads.run_each)
     except DamageError as error:
         if settings.replication.role != Role.REPLICA:
             raise
         log.error("replica_data_damaged", reason=str(error), action="moved aside, to be synced anew")
         recovered = _start_anew(directory, options, stored)
+    finally:
+        threads.kill()
     report = recovered.report
     if report is not None and (report.cut_bytes or report.damages or report.restarted):
         log.warning("journal_repaired", report=str(report))

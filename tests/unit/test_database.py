@@ -138,7 +138,7 @@ def test_a_journal_that_cannot_be_synced_stops_everything(tmp_path: Path) -> Non
 def journal_held(database: Database) -> Callable[[], None]:
     """The journal's thread writes nothing until what is given back is called."""
     read, write = os.pipe()
-    database._journal_threads.spawn(os.read, read, 1)
+    database._journal_threads._pool.spawn(os.read, read, 1)
     return lambda: (os.write(write, b"."), os.close(write))[1]
 
 

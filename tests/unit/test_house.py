@@ -31,6 +31,7 @@ ROOMS_WITH_THE_WORLD = [
     "breathing",
     "database",
     "journal_waiters",
+    "native_threads",
     "guarantees",
     "maintenance",
     "graphs",
