@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import warnings
 from typing import Any
 
 import bson
@@ -130,6 +131,15 @@ def test_the_first_bad_item_is_named(item: Any, status: int, sentence: str) -> N
 def test_zeros_have_no_direction_but_a_place() -> None:
     for metric in ("euclidean", "dot"):
         assert read_vector([0, 0, 0], "vector", 3, metric).tolist() == [0, 0, 0]
+
+
+def test_long_vectors_are_taken_and_too_long_ones_refused_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        long = read_vector([1e20, 1.0, 3e38], "vector", 3, "cosine", booleans=False)
+        assert long.tolist() == np.array([1e20, 1.0, 3e38], np.float32).tolist()
+        with pytest.raises(RequestError):
+            read_vector([1e39, 1.0, 1e300], "vector", 3, "cosine", booleans=False)
 
 
 def test_ids() -> None:

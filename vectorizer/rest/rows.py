@@ -267,7 +267,9 @@ def read_vector(value: Any, where: str, dimension: int, metric: Metric, *, boole
             pass
         else:
             vector: Vectors = np.frombuffer(numbers, np.float32)
-            if _PACKED_MIN < vector.dot(vector) < _PACKED_MAX:
+            with np.errstate(over="ignore"):  # else a good vector of 1e20 is a warning in the log
+                square = vector.dot(vector)
+            if _PACKED_MIN < square < _PACKED_MAX:
                 return vector
     vectors: Vectors = np.empty((1, dimension), np.float32)
     if not _fill(vectors, [value], metric, booleans):
