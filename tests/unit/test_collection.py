@@ -14,7 +14,7 @@ from vectorizer.errors import RequestError
 from vectorizer.operations import Create, Delete, Drop, Merge, Rows, Upsert
 from vectorizer.storage import merging, sealing
 from vectorizer.storage.chunk import LIVE
-from vectorizer.storage.collection import cursor_of, page
+from vectorizer.storage.collection import cursor_of, norms_of, page
 from vectorizer.storage.growing import FEW_IDS
 from vectorizer.storage.merging import plan
 
@@ -35,6 +35,15 @@ def test_few_ids_are_found_as_many_are() -> None:
         found = chunk.find(np.zeros(count, np.uint64), ids[:count])
         assert found.dtype == np.int32
         assert found.tolist() == alive[:count]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (1000, 128), (3, 20_000), (700, 33)])
+def test_norms_are_those_of_float64(shape: tuple[int, int]) -> None:
+    vectors = np.random.default_rng(1).standard_normal(shape).astype(np.float32) * np.float32(1e25)
+    norms = norms_of(vectors)
+    assert norms.dtype == np.float32
+    assert np.isfinite(norms).all()
+    assert np.array_equal(norms, np.linalg.norm(vectors.astype(np.float64), axis=1).astype(np.float32))
 
 
 def test_rows_replace_rows_of_the_same_id(node: StoredNode) -> None:

@@ -23,6 +23,7 @@ from vectorizer.rest.bodies import (
     check_depth,
     decode_body,
     encode_json,
+    json_texts,
     may_have_booleans,
     read_body,
     wants_bson,
@@ -273,3 +274,16 @@ def test_the_depth_of_a_vector_in_a_list_is_left_to_its_reader() -> None:
     deeper = {"vectors": [{"payload": {"vector": deep}}]}
     with pytest.raises(RequestError, match="nested more than 5 levels"):
         check_depth(deeper, 5, nothing, "vectors")
+
+
+@pytest.mark.parametrize(
+    "odd", ["plain", 'quo"te', "back\\slash", "line\nfeed", "\0", "\x1f", "\x7f", "é€😀", ""]
+)
+@pytest.mark.parametrize("count", [0, 1, 100, 101, 1000])
+def test_texts_are_the_list_that_the_encoder_makes(odd: str, count: int) -> None:
+    texts = [f"{number}{odd if number % 3 == 0 else ''}" for number in range(count)]
+    assert encode_json({"a": json_texts([text.encode() for text in texts])}) == encode_json({"a": texts})
+
+
+def test_many_empty_texts() -> None:
+    assert encode_json(json_texts([b""] * 200)) == encode_json([""] * 200)

@@ -8,7 +8,7 @@ long.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import NoneType
@@ -41,6 +41,9 @@ CHEAP_BYTES = 320 * 1024
 """Below this size no JSON takes long: at most 100 ns a byte, for lists in lists."""
 SPLIT_TRIES = 64
 """Commas tried in vain as ends of slices before a body is parsed as a whole."""
+
+_FEW_TEXTS = 100
+"""So many are left to the encoder."""
 
 Breathe = Callable[[], None]
 """Lets others run if the caller has held the event loop long enough."""
@@ -152,6 +155,20 @@ def wants_bson(accept: str) -> bool:
 def encode_json(document: Any) -> bytes:
     """JSON bytes; float32 arrays with the shortest digits that read back as the same float32."""
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def json_texts(texts: Sequence[bytes]) -> Any:
+    """A list of texts in UTF-8, for ``encode_json``.
+
+    Many are put together as they are where nothing in them must be escaped: an answer with 1,000 ids takes 26
+    us, not 56.
+    """
+    if len(texts) > _FEW_TEXTS:
+        together = b"".join(texts)
+        lowest = int(np.frombuffer(together, np.uint8).min(initial=255))
+        if lowest >= ord(" ") and b'"' not in together and b"\\" not in together:
+            return orjson.Fragment(b'["' + b'","'.join(texts) + b'"]')
+    return [text.decode() for text in texts]
 
 
 def _read_all(stream: Stream, limit: int) -> bytes:

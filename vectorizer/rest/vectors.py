@@ -18,7 +18,7 @@ from vectorizer.database import Database, WriteResult
 from vectorizer.errors import conflict, not_found, validation
 from vectorizer.filters import Filter, parse_filter
 from vectorizer.operations import Delete, Rows, Upsert, Vectors
-from vectorizer.rest.bodies import encode_json
+from vectorizer.rest.bodies import encode_json, json_texts
 from vectorizer.rest.exchange import Answer, Request, Route, written, written_shape
 from vectorizer.rest.filter_shape import FILTER
 from vectorizer.rest.rows import (
@@ -190,7 +190,8 @@ class VectorRoutes:
         rows = self._rows(request, collection)
         self._last_switch(collection, name)
         result = self._database.write(Upsert(name, rows))
-        return written(result, ids=[id_.decode() for id_ in rows.ids], upserted=len(rows))
+        ids = [id_.decode() for id_ in rows.ids] if request.answers_bson else json_texts(rows.ids)
+        return written(result, ids=ids, upserted=len(rows))
 
     def _rows(self, request: Request, collection: Collection) -> Rows:
         """The rows in a body. Its document ends here, not with the request, which waits for the disk: so the

@@ -26,6 +26,8 @@ from vectorizer.storage.segment import SealedSegment
 AnyChunk = SealedSegment | GrowingChunk
 Cursor = tuple[int, bytes]
 """Place in the fixed order of all rows: hash of the id, then the id."""
+_SQUARED_NUMBERS = 15 * 1024
+"""So many are converted to float64 at a time: 120 KB, which malloc has at hand and the caches hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,13 @@ def norms_of(vectors: Vectors) -> npt.NDArray[np.float32]:
     """L2 norm of each vector (n, d), accumulated in float64 so that it does not overflow, float32 of shape
     (n,).
     """
-    squares: npt.NDArray[np.float64] = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    count, dimension = vectors.shape
+    squares = np.empty(count)
+    # NumPy's own conversion within the product takes 122 us for 1,000 x 128, slices before it 96.
+    rows = max(1, _SQUARED_NUMBERS // dimension)
+    for start in range(0, count, rows):
+        part = vectors[start : start + rows].astype(np.float64)
+        np.vecdot(part, part, out=squares[start : start + rows])
     return np.sqrt(squares).astype(np.float32)
 
 
