@@ -29,7 +29,7 @@ from vectorizer import logs
 from vectorizer.config import Settings
 from vectorizer.errors import RequestError, VectorizerError, syncing
 from vectorizer.journal_waiters import JournalWaiters
-from vectorizer.native_threads import NativeThreads
+from vectorizer.native_threads import AT_ONCE, NativeThreads
 from vectorizer.node import Node, NodeFailure, NodeLimits, Role
 from vectorizer.operations import Operation
 from vectorizer.runs import Run
@@ -95,6 +95,8 @@ class Database:
         self._history_watchers: list[Callable[[], None]] = []
         self._journal_threads = NativeThreads(JOURNAL_THREADS)
         self._read_threads = NativeThreads(READ_THREADS)
+        self._slice_threads = NativeThreads(AT_ONCE)
+        """Of their own, so that what else is read does not queue behind the parts of long reads."""
         self._work_threads = NativeThreads(WORK_THREADS)
         self._greenlets: list[Greenlet] = []
         self._closing = False
@@ -135,7 +137,7 @@ class Database:
                 self.flush()
         self._closing = True
         gevent.killall(self._greenlets)
-        for threads in (self._journal_threads, self._read_threads, self._work_threads):
+        for threads in (self._journal_threads, self._read_threads, self._slice_threads, self._work_threads):
             threads.kill()
         self.node.journal.close()
 
@@ -338,10 +340,12 @@ class Database:
         return self._read_threads.run(function, *args, **kwargs)
 
     def run_native_each(self, function: Callable[[Q], R], arguments: Sequence[Q]) -> Iterator[R]:
-        """What the function makes of each argument, in order: AT_ONCE more are under way in native threads
-        while the caller deals with what this gives.
+        """What the function makes of each argument, in order, in AT_ONCE native threads, while the caller
+        deals with what this gives; a single one in a thread for reads.
         """
-        return self._read_threads.run_each(function, arguments)
+        if len(arguments) == 1:
+            return iter([self.run_native(function, arguments[0])])
+        return self._slice_threads.run_each(function, arguments)
 
     def run_work(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The same in the threads for background work on files."""

@@ -20,8 +20,8 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 AT_ONCE = 2
-"""Parts that are computed at the same time: while one holds the interpreter's lock, the other is in nmslib,
-in zlib or in a system call.
+"""Threads for parts that are computed at the same time: while one holds the interpreter's lock, the other is
+in nmslib, in zlib or in a system call.
 """
 KILLED_POLL_SECS = 0.002
 
@@ -31,14 +31,17 @@ class NativeThreads:
 
     def __init__(self, count: int) -> None:
         self._pool = ThreadPool(count)
+        self._count = count
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns; the calling greenlet waits for it."""
         return cast(R, _finished(self._pool.spawn(_outcome, function, args, kwargs)))
 
     def run_each(self, function: Callable[[Q], R], arguments: Sequence[Q]) -> Iterator[R]:
-        """What the function makes of each argument, in order: AT_ONCE more are under way while the caller
-        deals with what this gives.
+        """What the function makes of each argument, in order: as many as there are threads are under way
+        while the caller deals with what this gives.
+
+        One more is handed over: a thread that is done goes on with it without a turn of the event loop.
         """
         waiting = iter(arguments)
         running: deque[Any] = deque()
@@ -48,7 +51,7 @@ class NativeThreads:
                 running.append(self._pool.spawn(_outcome, function, (argument,), {}))
 
         try:
-            start(AT_ONCE)
+            start(self._count + 1)
             while running:
                 result = _finished(running.popleft())
                 start(1)

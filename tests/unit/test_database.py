@@ -268,21 +268,22 @@ def test_errors_of_native_threads_are_raised_where_they_are_waited_for(
     assert database.run_work(max, 1, 2) == 2
 
 
-def test_two_arguments_are_dealt_with_while_the_result_before_is_looked_at(database: Database) -> None:
+def test_more_arguments_are_dealt_with_while_the_result_before_is_looked_at(database: Database) -> None:
     began: list[int] = []
 
     def work(number: int) -> int:
         began.append(number)
         return 10 // (3 - number)
 
-    results = database.run_native_each(work, [1, 2, 3, 4, 5])
+    results = database.run_native_each(work, [1, 2, 3, 4, 5, 6])
     assert next(results) == 5
-    wait_until(lambda: sorted(began) == [1, 2, 3])  # though nobody has asked for the second yet
+    wait_until(lambda: sorted(began) == [1, 2, 3, 4])  # though nobody has asked for the second yet
     assert next(results) == 10
     with pytest.raises(ZeroDivisionError):
         next(results)
-    assert sorted(began) == [1, 2, 3, 4], "after an error nothing more is begun"
+    assert sorted(began) == [1, 2, 3, 4, 5], "after an error nothing more is begun"
     assert list(database.run_native_each(work, [])) == []
+    assert list(database.run_native_each(work, [2])) == [10]
 
 
 def test_who_looks_at_no_more_results_leaves_no_thread_at_work(database: Database) -> None:
@@ -295,11 +296,11 @@ def test_who_looks_at_no_more_results_leaves_no_thread_at_work(database: Databas
         done.append(number)
         return number
 
-    results = database.run_native_each(work, [1, 2, 3, 4])
+    results = database.run_native_each(work, [1, 2, 3, 4, 5])
     assert next(results) == 1
     assert isinstance(results, Generator)
     results.close()
-    assert sorted(done) == [1, 2, 3]
+    assert sorted(done) == [1, 2, 3, 4]
 
 
 def test_who_is_killed_leaves_no_thread_at_work(database: Database) -> None:

@@ -195,6 +195,29 @@ def test_dear_searches_run_in_native_threads(node: RestNode, monkeypatch: pytest
     assert len(cheap["results"]) == 150
 
 
+@pytest.mark.parametrize("limit", [3, 40])
+@pytest.mark.parametrize("key", ["id", "vector"])
+def test_a_long_batch_in_native_threads_answers_as_one_by_one(node: RestNode, key: str, limit: int) -> None:
+    """Short answers are made there too, long ones here."""
+    one, vectors = load(node)
+    searches: list[dict[str, Any]] = [
+        {key: str(number) if key == "id" else vector.tolist(), "limit": limit, "with_vector": True}
+        for number, vector in enumerate(vectors[:110])
+    ]
+    single = [node.post(one + "/search", search).body for search in searches]
+    answer = node.post(one + "/search/batch", {"searches": searches})
+    assert answer.body == {"results": single, "collection": "c"}
+    assert {len(part["results"]) for part in single} == {limit}
+    as_bson = node.post(one + "/search/batch", {"searches": searches}, accept=BSON).body["results"]
+    for part in as_bson:
+        for result in part["results"]:
+            result["vector"] = np.frombuffer(result["vector"], "<f4").tolist()
+    for part in single:
+        for result in part["results"]:
+            result["vector"] = np.array(result["vector"], "<f4").tolist()
+    assert as_bson == single
+
+
 def test_many_clients_at_once_get_the_answers_that_each_gets_alone(node: RestNode) -> None:
     one, vectors = load(node)
     bodies = [

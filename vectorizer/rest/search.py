@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -33,8 +34,9 @@ HITS_MAX = 100_000
 ANSWER_VECTOR_BYTES_MAX = 32 * 1024 * 1024
 EF_MAX = 1_000_000
 SLICE_QUERIES = 25
-"""So many of a batch are searched in a native thread at a time, while the answers before are encoded: a batch
-of 100 takes a quarter less.
+"""So many of a batch are searched in a native thread at a time, and their answers encoded there unless they
+are long: without ways to and fro between the threads a batch of 100 takes an eighth less, and with fewer at a
+time each costs more.
 """
 ENCODED_AT_ONCE = 32
 """Results up to which an answer is encoded in one call."""
@@ -56,6 +58,12 @@ class Options(NamedTuple):
     """The filter as text, by which equal ones are recognised."""
     with_vector: bool
     with_payload: bool
+
+
+Breathe = Callable[[], None]
+F = TypeVar("F")
+Form: TypeAlias = Callable[[Request, str, Options, Sequence[Hit], Breathe], F]
+"""Makes an answer of hits."""
 
 
 class Question(NamedTuple):
@@ -146,8 +154,8 @@ class SearchRoutes:
         collection = self._database.collection(name)
         question = self._question(request, request.document(), collection, "")
         self._check_size([question], collection)
-        [hits] = self._hits(request, name, [question])
-        return Answer(body=_encoded_answer(request, name, question.options, hits))
+        [encoded] = self._answers(request, name, [question], _encoded_answer)
+        return Answer(body=encoded)
 
     def batch(self, request: Request, name: str) -> Answer:
         """One answer a search, in order, all from the same moment."""
@@ -161,16 +169,10 @@ class SearchRoutes:
                 questions.append(self._question(request, item, collection, f"searches[{index}]"))
                 request.breathe()
         self._check_size(questions, collection)
-        found = zip(questions, self._hits(request, name, questions), strict=True)
         if request.answers_bson:
-            answers = []
-            for question, hits in found:  # one by one: all at once would hold the event loop
-                answers.append(codec.encoded(_answer(request, name, question.options, hits)))
-                request.breathe()
+            answers = list(self._answers(request, name, questions, _bson_answer))
             return Answer({"results": answers, "collection": name})
-        encoded = b",".join(
-            _encoded_answer(request, name, question.options, hits) for question, hits in found
-        )
+        encoded = b",".join(self._answers(request, name, questions, _encoded_answer))
         return Answer(body=b'{"results":[' + encoded + b'],"collection":' + encode_json(name) + b"}")
 
     # -- questions -------------------------------------------------------------------------------------------
@@ -224,13 +226,16 @@ class SearchRoutes:
 
     # -- answers ---------------------------------------------------------------------------------------------
 
-    def _hits(self, request: Request, name: str, questions: Sequence[Question]) -> Iterator[list[Hit]]:
-        """Hits of each question in order, all on one view; questions with equal options are searched
+    def _answers(
+        self, request: Request, name: str, questions: Sequence[Question], form: Form[F]
+    ) -> Iterator[F]:
+        """The answer to each question in order, all on one view; questions with equal options are searched
         together.
         """
         view = self._database.view(name)
+        asking = _Asking(request, name, view, form)
         if len(questions) == 1:
-            yield from self._group_hits(request, view, questions)
+            yield from self._group_answers(asking, questions)
             return
         groups: dict[tuple[Options, bool], list[int]] = {}
         key: tuple[Options, bool] | None = None
@@ -241,53 +246,85 @@ class SearchRoutes:
                 key = options, excludes
                 members = groups.setdefault(key, [])
             members.append(index)
-        if len(groups) == 1:  # the usual case: an answer is encoded while the next ones are searched
-            yield from self._group_hits(request, view, questions)
+        if len(groups) == 1:  # the usual case
+            yield from self._group_answers(asking, questions)
             return
-        hits: list[list[Hit]] = [[] for _ in questions]
+        answers: dict[int, F] = {}
         for members in groups.values():
-            found = self._group_hits(request, view, [questions[index] for index in members])
-            for index, answer in zip(members, found, strict=True):
-                hits[index] = answer
+            found = self._group_answers(asking, [questions[index] for index in members])
+            answers.update(zip(members, found, strict=True))
             request.breathe()
-        yield from hits
+        for index in range(len(questions)):
+            yield answers[index]
 
-    def _group_hits(self, request: Request, view: View, group: Sequence[Question]) -> Iterator[list[Hit]]:
-        options = group[0].options
+    def _group_answers(self, asking: _Asking[F], group: Sequence[Question]) -> Iterator[F]:
+        """The same for questions with equal options."""
+        options, breathe = group[0].options, asking.request.breathe
         limit = options.limit + (group[0].excluded is not None)
-        found = self._search(request, view, group, options, limit)
-        for question, answer in zip(group, found, strict=True):
-            if question.excluded is not None:
-                answer = [hit for hit in answer if hit.id != question.excluded]
-            yield answer if len(answer) <= options.limit else answer[: options.limit]
+        matching = self._matching(asking, group[0])
+        cost = estimated_cost_us(asking.view, len(group), limit, options.ef)
 
-    def _search(
-        self, request: Request, view: View, group: Sequence[Question], options: Options, limit: int
-    ) -> Iterator[list[Hit]]:
-        matching: Matching | None = None
-        if group[0].filter is not None:
-            where = group[0].where + "filter"
-            parsed = parse_filter(group[0].filter, where, self._limits.filter_conditions_max)
-            # Made here, where it can breathe; the search itself may run in a native thread.
-            masks = {chunk.chunk.name: parsed.matching(chunk, request.breathe) for chunk in view.chunks}
-            matching = lambda chunk: masks[chunk.chunk.name]  # noqa: E731
-        vectors = [question.vector for question in group]
-        queries = np.stack(vectors) if len(vectors) > 1 else vectors[0].reshape(1, -1)
-        cost = estimated_cost_us(view, len(queries), limit, options.ef)
+        def search_all(some: Sequence[Question]) -> list[list[Hit]]:
+            vectors = [question.vector for question in some]
+            return search(
+                asking.view,
+                np.stack(vectors) if len(vectors) > 1 else vectors[0].reshape(1, -1),
+                limit,
+                threshold=options.threshold,
+                ef=options.ef,
+                matching=matching,
+            )
 
-        def run(some: Vectors) -> list[list[Hit]]:
-            return search(view, some, limit, threshold=options.threshold, ef=options.ef, matching=matching)
+        def answer_all(some: Sequence[Question]) -> list[F]:
+            return [asking.answer(*pair, _go_on) for pair in zip(some, search_all(some), strict=True)]
 
-        if cost <= NATIVE_COST_US:
-            if len(queries) == 1 and matching is None and self._gathering.comes_with_others():
-                terms = Terms(limit, options.threshold, options.ef)
-                yield self._gathering.search(view, vectors[0], terms, cost)
+        found: Iterable[list[Hit]]
+        if cost > NATIVE_COST_US:
+            count = ceil(len(group) / ceil(len(group) / SLICE_QUERIES))
+            parts = [group[start : start + count] for start in range(0, len(group), count)]
+            if options.limit <= ENCODED_AT_ONCE:
+                yield from chain.from_iterable(self._database.run_native_each(answer_all, parts))
                 return
-            yield from run(queries)
-            return
-        slices = np.array_split(queries, ceil(len(queries) / SLICE_QUERIES))
-        for hits in self._database.run_native_each(run, slices):
-            yield from hits
+            found = chain.from_iterable(self._database.run_native_each(search_all, parts))
+        elif len(group) == 1 and matching is None and self._gathering.comes_with_others():
+            terms = Terms(limit, options.threshold, options.ef)
+            found = [self._gathering.search(asking.view, group[0].vector, terms, cost)]
+        else:
+            found = search_all(group)
+        for question, hits in zip(group, found, strict=True):
+            yield asking.answer(question, hits, breathe)
+
+    def _matching(self, asking: _Asking[F], question: Question) -> Matching | None:
+        """The rows that the filter lets through, looked for here, where it can breathe: the search itself may
+        run in a native thread.
+        """
+        if question.filter is None:
+            return None
+        parsed = parse_filter(question.filter, question.where + "filter", self._limits.filter_conditions_max)
+        breathe = asking.request.breathe
+        masks = {chunk.chunk.name: parsed.matching(chunk, breathe) for chunk in asking.view.chunks}
+        return lambda chunk: masks[chunk.chunk.name]
+
+
+class _Asking(NamedTuple, Generic[F]):
+    """What all questions of one request have in common."""
+
+    request: Request
+    name: str
+    view: View
+    form: Form[F]
+
+    def answer(self, question: Question, hits: Sequence[Hit], breathe: Breathe) -> F:
+        """The answer to one question; with up to ENCODED_AT_ONCE results also in a native thread."""
+        if question.excluded is not None:
+            hits = [hit for hit in hits if hit.id != question.excluded]
+        if len(hits) > question.options.limit:
+            hits = hits[: question.options.limit]
+        return self.form(self.request, self.name, question.options, hits, breathe)
+
+
+def _go_on() -> None:
+    """Whoever is not on the event loop need not let others run."""
 
 
 def _options(values: Mapping[str, Any]) -> Options:
@@ -302,18 +339,20 @@ def _options(values: Mapping[str, Any]) -> Options:
     )
 
 
-def _results(request: Request, options: Options, hits: Sequence[Hit]) -> list[dict[str, Any]]:
+def _results(
+    request: Request, options: Options, hits: Sequence[Hit], breathe: Breathe
+) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = [{"id": hit.id.decode(), "score": hit.score} for hit in hits]
     if options.with_payload:
         for result, payload in zip(results, _payloads(hits), strict=True):
             result["payload"] = None
             if payload:
                 result["payload"] = codec.decode_payload(payload)
-                request.breathe()
+                breathe()
     if options.with_vector:
         for result, hit in zip(results, hits, strict=True):
             result["vector"] = request.vector(hit.chunk.vectors[hit.row])
-            request.breathe()
+            breathe()
     return results
 
 
@@ -327,21 +366,32 @@ def _payloads(hits: Sequence[Hit]) -> list[bytes]:
     return [hit.chunk.payload_at(hit.row) for hit in hits]
 
 
-def _answer(request: Request, name: str, options: Options, hits: Sequence[Hit]) -> dict[str, Any]:
+def _answer(
+    request: Request, name: str, options: Options, hits: Sequence[Hit], breathe: Breathe
+) -> dict[str, Any]:
     results: list[dict[str, Any]] = []
     for start in range(0, len(hits), ENCODED_AT_ONCE):
-        results += _results(request, options, hits[start : start + ENCODED_AT_ONCE])
+        results += _results(request, options, hits[start : start + ENCODED_AT_ONCE], breathe)
     return {"results": results, "collection": name, "limit": options.limit}
 
 
-def _encoded_answer(request: Request, name: str, options: Options, hits: Sequence[Hit]) -> bytes:
+def _encoded_answer(
+    request: Request, name: str, options: Options, hits: Sequence[Hit], breathe: Breathe
+) -> bytes:
     """The answer as JSON; a long one result by result, because at once it would hold the event loop."""
     if len(hits) <= ENCODED_AT_ONCE:
-        return encode_json(_answer(request, name, options, hits))
+        return encode_json(_answer(request, name, options, hits, breathe))
     results: list[bytes] = []
     for start in range(0, len(hits), ENCODED_AT_ONCE):
-        for result in _results(request, options, hits[start : start + ENCODED_AT_ONCE]):
+        for result in _results(request, options, hits[start : start + ENCODED_AT_ONCE], breathe):
             results.append(encode_json(result))
-            request.breathe()
+            breathe()
     tail = b'],"collection":' + encode_json(name) + b',"limit":' + encode_json(options.limit) + b"}"
     return b'{"results":[' + b",".join(results) + tail
+
+
+def _bson_answer(request: Request, name: str, options: Options, hits: Sequence[Hit], breathe: Breathe) -> Any:
+    """The answer as BSON already: all answers encoded at once would hold the event loop."""
+    encoded = codec.encoded(_answer(request, name, options, hits, breathe))
+    breathe()
+    return encoded
