@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from struct import Struct
 from types import NoneType
@@ -129,9 +130,11 @@ def encode_flat_payloads(payloads: Sequence[dict[str, Any]]) -> list[bytes] | No
     kinds = set(map(type, values))
     if not kinds <= _FLAT:
         return None
-    if int in kinds and not all(INT64_MIN <= value <= INT64_MAX for value in values if type(value) is int):
-        return None
-    if float in kinds and not all(math.isfinite(value) for value in values if type(value) is float):
+    if int in kinds:
+        whole = [value for value in values if type(value) is int]
+        if min(whole) < INT64_MIN or max(whole) > INT64_MAX:
+            return None
+    if float in kinds and not all(map(math.isfinite, [value for value in values if type(value) is float])):
         return None
     if any(list(shape) != sorted(shape) for shape in shapes):
         payloads = [dict(sorted(payload.items())) for payload in payloads]
@@ -145,13 +148,19 @@ def encode_flat_payloads(payloads: Sequence[dict[str, Any]]) -> list[bytes] | No
 def _documents_of_list(together: bytes, count: int) -> list[bytes]:
     """The objects of the list that is the only element, of no name, of a document."""
     place = _LENGTH.size + 2 + _LENGTH.size  # of the document, type and name of its element, of the list
-    documents = []
-    for index in range(count):
-        place += 2 + len(str(index))  # the type, and a name that is the number
-        end = place + _LENGTH.unpack_from(together, place)[0]
+    documents, length = [], _LENGTH.unpack_from
+    for name_bytes in _names_bytes(count):
+        place += name_bytes
+        end = place + length(together, place)[0]
         documents.append(together[place:end])
         place = end
     return documents
+
+
+@lru_cache(64)
+def _names_bytes(count: int) -> tuple[int, ...]:
+    """Of the first elements of a list: bytes of type and name, which is the number."""
+    return tuple(2 + len(str(index)) for index in range(count))
 
 
 def decode_payload(payload: bytes) -> dict[str, Any] | None:

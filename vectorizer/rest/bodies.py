@@ -295,13 +295,14 @@ def _containers(values: list[Any], breathe: Breathe, flat_key: str | None) -> li
     Objects are looked at together: 100 items with a payload each take 40 us instead of 120.
     """
     found: list[Any] = []
-    objects: list[Mapping[str, Any]] = []
-    for value in values:
-        if isinstance(value, (dict, Mapping)):  # a dict is recognised without asking the abstract class
-            objects.append(value)
-        elif isinstance(value, list):
+    only_objects = set(map(type, values)) == {dict}  # as nearly always
+    objects: list[Mapping[str, Any]] = values if only_objects else []
+    for value in () if only_objects else values:
+        if isinstance(value, list):
             breathe()
             found += _only_containers(value)
+        elif isinstance(value, (dict, Mapping)):  # a dict is recognised without asking the abstract class
+            objects.append(value)
     for start in range(0, len(objects), _OBJECTS_AT_ONCE):
         part = objects[start : start + _OBJECTS_AT_ONCE]
         if flat_key is None:
@@ -315,6 +316,9 @@ def _containers(values: list[Any], breathe: Breathe, flat_key: str | None) -> li
 
 def _only_containers(values: list[Any]) -> list[Any]:
     # A list of numbers, such as a vector, is recognised at the speed of C.
-    if set(map(type, values)) <= _SCALARS:
+    kinds = set(map(type, values)) - _SCALARS
+    if not kinds:
         return []
-    return [value for value in values if isinstance(value, _CONTAINERS)]
+    # Types are asked, not values: the abstract class takes 0.4 us for each text.
+    wanted = {kind for kind in kinds if issubclass(kind, _CONTAINERS)}
+    return [value for value in values if type(value) in wanted]
