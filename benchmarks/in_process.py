@@ -111,9 +111,9 @@ def _sent(server: Server, port: int) -> tuple[dict[str, float], object, list[mes
         position = 0
         while position < file.bytes:
             piece = pin.read(file.name, position, min(chunk_bytes, file.bytes - position))
-            pieces.append(messages.Chunk(file.name, position, piece))
+            pieces.append(messages.Chunk(file.name, position, *piece))
             connection.send(chunk_frame(pieces[-1]), SEND_SECS)
-            position += len(piece)
+            position += len(piece.data)
     sent = time.perf_counter()
     manifest = pin.snapshot.document()
     pin.release()
@@ -136,7 +136,7 @@ def _applied(root: str, manifest: object, pieces: Sequence[messages.Chunk]) -> f
     receiver = SnapshotReceiver(directory, recovered.generation, old, manifest, files)
     receiver.begin()
     for piece in pieces:
-        receiver.write(piece.file, piece.position, piece.data)
+        receiver.write(piece.file, piece.position, piece.data, piece.crc32)
     store = receiver.finish(options).store
     millis = (time.perf_counter() - began) * 1e3
     assert store.get("bench").vector_count > 0

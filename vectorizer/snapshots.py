@@ -18,8 +18,7 @@ from vectorizer import logs
 from vectorizer.database import Database
 from vectorizer.maintenance import Maintenance
 from vectorizer.node import NodeFailure
-from vectorizer.storage.disk import Buffer
-from vectorizer.storage.held_file import HeldFile
+from vectorizer.storage.held_file import HeldFile, Piece
 from vectorizer.storage.manifest import Manifest
 from vectorizer.storage.recovery import Recovered, StorageOptions
 from vectorizer.storage.rewind import DIVERGED_FILES_MAX, DivergedFile, rewind, save_diverged
@@ -64,7 +63,11 @@ class Snapshots:
         database, maintenance = self._database, self._maintenance
         with maintenance.manifest_lock:  # nothing is removed and no data swapped before it is pinned
             checkpoint = maintenance.capture()
-            captured = database.run_native(checkpoint.hold, HELD_BYTES_MAX - maintenance.held_bytes)
+            captured = database.run_native(
+                checkpoint.hold,
+                HELD_BYTES_MAX - maintenance.held_bytes,
+                database.settings.replication.snapshot_chunk_bytes,
+            )
             if captured is None:
                 return None
             manifest, held = captured
@@ -263,18 +266,18 @@ class PinnedSnapshot:
                 del pin.held[name]
         return sorted(files, key=lambda file: file.name not in self._first)
 
-    def read(self, name: str, position: int, count: int) -> Buffer:
+    def read(self, name: str, position: int, count: int) -> Piece:
         """From 1 to ``count`` bytes of a file, none at its end; while it is pinned. A file in memory is read
         in order, and is gone when its last byte was.
         """
         held = self._maintenance.pins[self].held
         file = held.get(name)
         if file is None:
-            return self._database.run_native(self.snapshot.read, name, position, count)
-        data = file.read(position, count)
-        if position + len(data) == file.bytes:
+            return Piece(self._database.run_native(self.snapshot.read, name, position, count))
+        piece = file.read(position, count)
+        if position + len(piece.data) == file.bytes:
             del held[name]
-        return data
+        return piece
 
     def release(self) -> None:
         """Files and journal may go; a second call does nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from typing import Any
+from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
@@ -78,6 +79,10 @@ def document_of(message: Message) -> dict[str, Any]:
     return codec.decode(frame.body_of(encode(message)))
 
 
+def sent_fields(message: Message) -> list[dataclasses.Field[Any]]:
+    return [item for item in dataclasses.fields(message) if item.name in document_of(message)]
+
+
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: message.KIND)
 def test_what_is_said_is_understood(message: Message) -> None:
     assert decode(encode(message)) == message
@@ -86,9 +91,10 @@ def test_what_is_said_is_understood(message: Message) -> None:
 @pytest.mark.parametrize("size", [1, 255, 256, 70_000])
 def test_the_parts_of_a_chunk_s_frame_are_its_frame(size: int) -> None:
     chunk = Chunk("a/b.npy", 5, memoryview(bytes(range(256)) * size)[:size])
-    parts = chunk_frame(chunk)
-    assert parts[1] is chunk.data
-    assert b"".join(parts) == encode(dataclasses.replace(chunk, data=bytes(chunk.data)))
+    for known in (None, crc32(chunk.data)):
+        parts = chunk_frame(dataclasses.replace(chunk, crc32=known))
+        assert parts[1] is chunk.data
+        assert b"".join(parts) == encode(dataclasses.replace(chunk, data=bytes(chunk.data)))
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: message.KIND)
@@ -103,6 +109,21 @@ def test_a_large_chunk_is_not_copied() -> None:
     assert isinstance(chunk, Chunk)
     assert isinstance(chunk.data, memoryview)
     assert chunk.data.obj is line
+    assert chunk.crc32 is None
+
+
+def test_no_peer_says_that_a_checksum_is_known() -> None:
+    chunk = decode(sent({"m": "chunk", "file": "a", "position": 0, "data": b"abc", "crc32": crc32(b"abd")}))
+    assert isinstance(chunk, Chunk)
+    assert chunk.crc32 is None
+
+
+@pytest.mark.parametrize("size", [256 << 10, (1 << 20) + 7])
+def test_the_checksum_of_a_large_chunk_comes_from_its_frame(size: int) -> None:
+    data = (bytes(range(256)) * (size // 256 + 1))[:size]
+    chunk = message_of(encode(Chunk("a/b.npy", 5, data)))
+    assert isinstance(chunk, Chunk)
+    assert (chunk.data, chunk.crc32) == (data, crc32(data))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +169,7 @@ def test_a_message_begins_with_its_kind(message: Message) -> None:
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: message.KIND)
 def test_each_required_field_is_missed(message: Message) -> None:
-    for item in dataclasses.fields(message):
+    for item in sent_fields(message):
         document = document_of(message)
         del document[item.name]
         if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
@@ -161,7 +182,7 @@ def test_each_required_field_is_missed(message: Message) -> None:
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: message.KIND)
 def test_no_field_takes_what_is_of_another_type(message: Message) -> None:
-    for item in dataclasses.fields(message):
+    for item in sent_fields(message):
         document = document_of(message)
         for wrong in (object, [object], 1.5, True, "x" * 70_000, -1, 2**62, b"x", None, {"a": 1}, [[1]], [1]):
             if wrong in (object, [object]) or type(wrong) is type(document[item.name]):

@@ -20,7 +20,7 @@ from tests.simulation.disk import SimulatedDisk
 from vectorizer import codec
 from vectorizer.errors import DamageError
 from vectorizer.storage import segment as segment_module
-from vectorizer.storage.chunk import LIVE, hash_ids
+from vectorizer.storage.chunk import LIVE, hash_ids, order_of
 from vectorizer.storage.disk import Disk, RealDisk
 from vectorizer.storage.npy import npy_parts
 from vectorizer.storage.row_documents import documents_of
@@ -98,6 +98,15 @@ def test_the_formats_are_open(tmp_path: Path) -> None:
     hashes, order = np.load(tmp_path / "hashes.npy"), np.load(tmp_path / "order.npy")
     np.testing.assert_array_equal(hashes, np.sort(content["hashes"]))
     np.testing.assert_array_equal(hashes, content["hashes"][order])
+
+
+@given(
+    st.lists(st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**63, 2**63 + 1, 2**64 - 1]), max_size=40)
+)
+def test_rows_of_equal_hashes_stay_in_order(values: list[int]) -> None:
+    hashes = np.array(values, np.uint64)
+    assert order_of(hashes).dtype == np.int32
+    assert order_of(hashes).tolist() == np.argsort(hashes, kind="stable").tolist()
 
 
 def test_equal_rows_give_equal_files() -> None:

@@ -45,7 +45,7 @@ def content_of(pin: PinnedSnapshot, file: SnapshotFile) -> bytes:
     """All of a file, as a sender reads it."""
     content = b""
     while len(content) < file.bytes:
-        content += pin.read(file.name, len(content), file.bytes - len(content))
+        content += pin.read(file.name, len(content), file.bytes - len(content)).data
     return content
 
 

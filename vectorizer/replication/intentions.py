@@ -162,6 +162,7 @@ class WriteChunk:
     name: str
     position: int
     data: Buffer
+    crc32: int | None = None  # of the data, if it is known
 
 
 @dataclass(frozen=True, slots=True)

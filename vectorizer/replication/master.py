@@ -480,8 +480,8 @@ class ReplicaLine:
         try:
             if pin is None or not pin.pinned:
                 raise PeerError("snapshot_expired", "the full sync took longer than snapshot_pin_secs")
-            data = pin.read(self._files[wanted.number], wanted.position, wanted.count)
-            self.session.chunk_read(data, time.monotonic())
+            piece = pin.read(self._files[wanted.number], wanted.position, wanted.count)
+            self.session.chunk_read(piece.data, time.monotonic(), piece.crc32)
         except (OSError, VectorizerError) as error:
             self._snapshot_failed(error)
 

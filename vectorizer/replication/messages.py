@@ -13,8 +13,7 @@ Theory
 A frame is length | crc32 | BSON (vectorizer.frame). Operations travel as the very frames that rest in the
 log, so this module only reads their head (offset, epoch, time). Everything else on the line is a message of
 the table KINDS. Unknown fields are passed over: a newer peer of the same protocol number may say more.
-Unknown kinds, missing fields and fields of the wrong shape are a PeerError, which closes that link and
-nothing else.
+Unknown kinds, missing fields and fields of the wrong shape are a PeerError, which closes that link only.
 
 Caveats
 -------
@@ -296,6 +295,7 @@ class Chunk:
     file: str = field(metadata=_is(_FILE_NAME))
     position: int = field(metadata=_is(_OFFSET))
     data: bytes | bytearray | memoryview = field(metadata=_is(_binary))  # bytes, if it came from a peer
+    crc32: int | None = field(default=None, compare=False)  # of the data, if known
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,14 +461,18 @@ def _plain(value: Any) -> Any:
     return value if writer is None else writer(value)
 
 
+def _fields(kind: Any) -> list[dataclasses.Field[Any]]:
+    return [item for item in dataclasses.fields(kind) if item.metadata]  # the others are never sent
+
+
 def _to_document(message: Any) -> dict[str, Any]:
-    return {item.name: _plain(getattr(message, item.name)) for item in dataclasses.fields(message)}
+    return {item.name: _plain(getattr(message, item.name)) for item in _fields(message)}
 
 
 def _read(kind: type[_M], document: Mapping[str, Any]) -> _M:
     """A message from a document. Raises ValueError naming the field that does not fit."""
     values: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]  # every kind here is a dataclass
+    for item in _fields(kind):
         if item.name not in document:
             if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
                 raise _Unfit(f"{item.name} is missing")

@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from vectorizer.replication.history import History
     from vectorizer.security import Security
     from vectorizer.snapshots import Snapshots
-    from vectorizer.storage.disk import Buffer
     from vectorizer.storage.snapshot import SnapshotReceiver
 
 SILENCE_CHECK_SECS = 0.01
@@ -354,8 +353,8 @@ class ReplicaClient:
                 self._prepare(fork_offset, rewind)
             case BeginSnapshot():
                 self._begin_snapshot(item)
-            case WriteChunk(name, position, data):
-                self._write_chunk(name, position, data)
+            case WriteChunk():
+                self._write_chunk(item)
             case Install():
                 self._install()
             case AbortSnapshot():
@@ -443,22 +442,22 @@ class ReplicaClient:
         except (OSError, VectorizerError) as error:
             self._snapshot_failed(error)
 
-    def _write_chunk(self, name: str, position: int, data: Buffer) -> None:
+    def _write_chunk(self, piece: WriteChunk) -> None:
         """Begin to write, once the piece before is written: the next one is received meanwhile."""
         self._wait_written()
         if self.link.state is LinkState.RECEIVING:
             assert self._receiver is not None
-            self._writing = gevent.spawn(self._write, self._receiver, name, position, data)
+            self._writing = gevent.spawn(self._write, self._receiver, piece)
             self._writing.link_exception(self._died)
 
-    def _write(self, receiver: SnapshotReceiver, name: str, position: int, data: Buffer) -> None:
+    def _write(self, receiver: SnapshotReceiver, piece: WriteChunk) -> None:
         try:
-            self._database.run_work(receiver.write, name, position, data)
+            self._database.run_work(receiver.write, piece.name, piece.position, piece.data, piece.crc32)
         except (OSError, VectorizerError) as error:
             if self._receiver is receiver:  # else nobody waits for it any more
                 self._snapshot_failed(error)
         else:
-            self.link.written(len(data), time.monotonic())
+            self.link.written(len(piece.data), time.monotonic())
             self._wake.set()
 
     def _wait_written(self) -> None:

@@ -170,13 +170,13 @@ class MasterSession:
         self._send(messages.Snapshot(offset, dict(manifest), tuple(files), transfer.bytes_total))
         self._report("full_sync_started", offset=offset, files=len(files), bytes_total=transfer.bytes_total)
 
-    def chunk_read(self, data: Buffer, now: float) -> None:
-        """Answer to ReadChunk."""
+    def chunk_read(self, data: Buffer, now: float, checksum: int | None = None) -> None:
+        """Answer to ReadChunk; ``checksum``: CRC32 of the data, if it is known."""
         self._reading = False
         if self.state is not SessionState.SENDING or self._transfer is None:
             return
         try:
-            self._send(self._transfer.chunk(data))
+            self._send(self._transfer.chunk(data, checksum))
             self._sync().bytes_sent = self._transfer.bytes_sent
         except PeerError as error:
             self.fail(error, now)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorizer.operations import CollectionConfig, Rows, Vectors
-from vectorizer.storage.chunk import LIVE, Chunk, ChunkView, View, hash_ids
+from vectorizer.storage.chunk import LIVE, Chunk, ChunkView, View, hash_ids, order_of
 from vectorizer.storage.growing import GrowingChunk
 from vectorizer.storage.segment import SealedSegment
 
@@ -241,7 +241,7 @@ def _rows_in_hash_order(view: ChunkView, after: Cursor | None, limit: int) -> li
         assert isinstance(chunk, SealedSegment)
         hashes, order = chunk.hashes, chunk.order
     else:
-        order = np.argsort(chunk.hashes[: view.rows], kind="stable").astype(np.int32)
+        order = order_of(chunk.hashes[: view.rows])
         hashes = chunk.hashes[: view.rows][order]
     start = 0 if after is None else int(np.searchsorted(hashes, np.uint64(after[0]), side="left"))
     found: list[tuple[Cursor, Chunk, int]] = []

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from vectorizer.errors import DamageError
 from vectorizer.operations import Vectors
-from vectorizer.storage.chunk import LIVE
+from vectorizer.storage.chunk import LIVE, order_of
 from vectorizer.storage.disk import SLICE_BYTES, Buffer, Disk, checksum_of
 from vectorizer.storage.id_filter import IdFilter
 from vectorizer.storage.npy import NpyError, npy_parts, open_npy
@@ -256,7 +256,10 @@ def merge_segments(
 
 
 def _parts_of(ids: Sequence[bytes], payloads: Sequence[bytes]) -> Iterator[Documents]:
-    for part in _parts(np.fromiter(map(len, payloads), np.int64, len(payloads))):
+    sizes = np.zeros(len(payloads), np.int64)
+    if any(payloads):
+        sizes = np.fromiter(map(len, payloads), np.int64, len(payloads))
+    for part in _parts(sizes):
         yield documents_of(ids[part], payloads[part])
 
 
@@ -304,7 +307,7 @@ def _contents(
             row = after
             yield part.content
 
-    order = np.argsort(hashes, kind="stable").astype(np.int32)
+    order = order_of(hashes)
     return [
         (VECTORS, lambda: npy_parts(vectors, np.float32, shape)),
         (NORMS, lambda: npy_parts(norms, np.float32, (count,))),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
 
+from vectorizer import crc
 from vectorizer.errors import DamageError, PeerError
 from vectorizer.storage.data_directory import DataDirectory
 from vectorizer.storage.disk import Buffer, File, checksum_of
@@ -112,8 +113,10 @@ class SnapshotReceiver:
                 )
             disk.link(f"{source}/{name}", f"{target}/{name}")
 
-    def write(self, name: str, position: int, data: Buffer) -> None:
-        """The next piece of a file, in order. PeerError if it is not what was announced."""
+    def write(self, name: str, position: int, data: Buffer, known: int | None = None) -> None:
+        """The next piece of a file, in order; ``known``: its CRC32. PeerError if it is not what was
+        announced.
+        """
         assert self.generation is not None
         file = self._sent.get(name)
         done, checksum = self._received.get(name, (0, 0))
@@ -127,7 +130,8 @@ class SnapshotReceiver:
             handle = self._open[name] = self.directory.disk.create(path, file.bytes)
         handle.write_at(position, [data])
         handle.write_behind(len(data))
-        done, checksum = done + len(data), crc32(data, checksum)
+        checksum = crc32(data, checksum) if known is None else crc.joined(checksum, known, len(data))
+        done += len(data)
         self._received[name] = done, checksum
         if done == file.bytes:
             if checksum != file.crc32:
