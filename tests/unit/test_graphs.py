@@ -191,6 +191,33 @@ def test_a_graph_waits_until_no_more_writes_are_coming_in(cluster: Cluster) -> N
 
 
 @pytest.mark.usefixtures("any_write_counts")
+def test_a_builder_just_begun_is_ended_by_writes_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "PAUSE_SECS", 0.3)
+    monkeypatch.setattr(graphs, "RETRY_SECS", 0.01)
+    node = cluster.start("node", {**VALUES, "index.build_wait_secs_max": 3600})
+    with monkeypatch.context() as patch:
+        hung(patch)
+        filled(node)
+        wait_until(lambda: builder(node).building, "a builder")
+        writer = writing_without_end(node)
+        wait_until(lambda: not builder(node).building, "its end")
+        writer.kill()
+        wait_until(lambda: builder(node).building, "another one")
+        second = builder(node)._child
+        writer = writing_without_end(node)
+        looks_until = time.monotonic() + 5 * graphs.LOOK_SECS
+        wait_until(lambda: time.monotonic() > looks_until, "more looks")
+        assert not writer.dead
+        assert builder(node)._child is second
+        writer.kill()
+        assert builder(node).failed == 0
+    builder(node).stop()
+    wait_until(lambda: has_graph(node), "the graph")
+
+
+@pytest.mark.usefixtures("any_write_counts")
 @pytest.mark.parametrize("secs_max", [0, 1])
 def test_a_graph_does_not_wait_for_ever(cluster: Cluster, secs_max: float) -> None:
     node = cluster.start("node", {**VALUES, "index.build_wait_secs_max": secs_max})
