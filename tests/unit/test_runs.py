@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.stored import StoredNode, content, replica_of, rows
-from vectorizer import codec, frame
+from vectorizer import codec, frame, runs
 from vectorizer.errors import PeerError
 from vectorizer.operations import Delete, Upsert, decode_entry, encode_operation
 from vectorizer.replication import messages
-from vectorizer.runs import RUN_FRAME_BYTES_MAX, RUN_OPERATIONS_MAX, decode_run, in_runs
+from vectorizer.runs import RUN_FRAME_BYTES_MAX, RUN_OPERATIONS_MAX, Run, decode_run, in_runs
 
 
 @pytest.fixture
@@ -60,10 +60,10 @@ def test_what_came_before_a_broken_frame_is_taken_first() -> None:
         yield from frames_of("o", "o")
         raise PeerError("frame_corrupt", "broken")
 
-    runs = in_runs(broken(), lambda: True)
-    assert len(next(runs)) == 2
+    taken = in_runs(broken(), lambda: True)
+    assert len(next(taken)) == 2
     with pytest.raises(PeerError):
-        next(runs)
+        next(taken)
 
 
 def single(offset: int, id_: int, seed: int = 0, epoch: int = 1, payload: object = None) -> bytes:
@@ -94,6 +94,47 @@ def test_a_run_is_applied_as_its_operations_one_by_one(
         assert one.name == other.name
         rows_used = len(one.ids)
         assert one.deleted_at[:rows_used].tolist() == other.deleted_at[:rows_used].tolist()
+
+
+def as_documents(frames: list[bytes]) -> Run | None:
+    """The run as it is decoded when its operations do not look alike: each of them as a document."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "_decode_alike", lambda frames, first: None)
+        return decode_run(frames)
+
+
+def parts_of(run: Run | None) -> object:
+    if run is None:
+        return None
+    vectors, ids = run.rows.vectors, run.rows.ids
+    whole = (run.collection, run.offset, run.epoch, run.timestamp_ms, run.frames)
+    return whole, ids, run.rows.payloads, vectors.dtype, vectors.shape, vectors.tobytes()
+
+
+@pytest.mark.parametrize("start", [1, 2**31 - 3, 2**40])
+@pytest.mark.parametrize("payload", [None, "text", {"n": [1, 2]}])
+def test_operations_that_look_alike_are_the_same_run(start: int, payload: object) -> None:
+    frames = [single(start + number, 10 + number, number, payload=payload) for number in range(5)]
+    run = decode_run(frames)
+    assert run is not None
+    assert parts_of(run) == parts_of(as_documents(frames))
+    entries = [decode_entry(codec.decode(frame.body_of(line))) for line in frames]
+    upserts = [entry.operation for entry in entries if isinstance(entry.operation, Upsert)]
+    assert run.rows.ids == [upsert.rows.ids[0] for upsert in upserts]
+    assert run.rows.vectors.tolist() == [upsert.rows.vectors[0].tolist() for upsert in upserts]
+    assert run.timestamp_ms == entries[-1].timestamp_ms
+
+
+@given(st.data())
+def test_a_byte_that_differs_anywhere_changes_a_run_as_it_changes_its_document(data: st.DataObject) -> None:
+    frames = [single(300 + number, 10 + number, number, payload="x") for number in range(3)]
+    line = data.draw(st.integers(0, 2))
+    place = data.draw(st.integers(frame.HEADER_BYTES, len(frames[line]) - 1))
+    value = data.draw(st.integers(0, 255) | st.sampled_from([0, 1, 4, 5, 8, 0x10, 0x12]))
+    body = bytearray(frame.body_of(frames[line]))
+    body[place - frame.HEADER_BYTES] = value
+    frames[line] = frame.encode(bytes(body))
+    assert parts_of(decode_run(frames)) == parts_of(as_documents(frames))
 
 
 def test_what_is_no_run(replica: StoredNode) -> None:

@@ -65,8 +65,17 @@ class ReplicationLog:
 
     def extend(self, offset: int, frames: Sequence[bytes], now: float | None) -> None:
         """Add operations from ``offset`` on, committed at the same time."""
-        for current, frame in enumerate(frames, start=offset):
-            self.append(current, frame, now)
+        with self._lock:
+            if offset != self._first + len(self._frames) - self._head:
+                raise ValueError(f"operation {offset} does not follow {self.last_offset}")
+            before = self._appended
+            for frame in frames:
+                self._appended += len(frame)
+                self._ends.append(self._appended)
+            self._frames.extend(frames)
+            self._times.extend([now] * len(frames))
+            self._bytes += self._appended - before
+            self._shrink()
 
     def read(self, after_offset: int, bytes_max: int, through_offset: int) -> list[bytes] | None:
         """Frames after an offset, in order: at least one if there is one, then as many as fit in
