@@ -94,7 +94,7 @@ def answer_not_awaited() -> None:
     around(Switchover, "_await_news", await_news)
 
 
-@plant("an old master that waits does not ask the target", 30, CUT_SWITCHOVERS)
+@plant("an old master that waits does not ask the target", 60, CUT_SWITCHOVERS)
 def target_not_asked() -> None:
     from vectorizer.switchover import Switchover
 
