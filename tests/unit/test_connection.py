@@ -168,6 +168,28 @@ def test_a_peer_that_takes_nothing_is_cut_off(ends: tuple[Connection, Connection
     assert caught.value.code == "write_timeout"
 
 
+def test_a_peer_that_takes_little_at_a_time_is_no_standstill() -> None:
+    """Far less than the system's buffer must have free before it asks for more."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
+        left = Connection(socket.create_connection(listener.getsockname()), CEILING)
+        right, _ = listener.accept()
+    line = frame.encode(bytes(4 << 20))
+
+    def take_little() -> int:
+        taken = 0
+        while taken < len(line):
+            gevent.sleep(0.02)
+            taken += len(right.recv(64 << 10))
+        return taken
+
+    taking = gevent.spawn(take_little)
+    assert left.send([line], 0.3) == len(line)
+    assert taking.get(timeout=30) == len(line)
+    left.close()
+    right.close()
+
+
 def test_closing_wakes_the_greenlet_that_waits(ends: tuple[Connection, Connection]) -> None:
     waiting = gevent.spawn(ends[0].receive, 30.0)
     gevent.sleep(0.01)

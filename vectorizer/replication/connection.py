@@ -17,8 +17,11 @@ code of a broken frame. Frames that are sent together leave in one call, up to J
 from __future__ import annotations
 
 import errno
+import fcntl
+import termios
 import time
 from collections.abc import Iterable, Iterator
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -39,6 +42,7 @@ JOIN_BYTES = 256 << 10
 PART_BYTES = 64 << 10
 TURN_SECS = 0.005
 KEEPALIVE_IDLE_SECS = 30
+_INT = Struct("i")
 
 
 class Turn:
@@ -191,16 +195,29 @@ class Connection:
             self._sock.close()
 
     def _send_all(self, data: Buffer, timeout_secs: float) -> None:
-        """All of it. The timeout bounds a standstill: a slow peer that takes some is fine."""
+        """All of it. The timeout bounds a standstill: a slow peer that takes some is fine, also where the
+        system asks for more only when a third of its buffer is free, which may be megabytes.
+        """
         view = memoryview(data)
         while view:
+            queued = self._queued_bytes()
             try:
                 taken = gevent.with_timeout(timeout_secs, self._sock.send, view, timeout_value=0)
             except OSError as error:
                 raise self._lost(error) from error
-            if not taken:
+            if not taken and self._queued_bytes() >= queued:
                 raise PeerError("write_timeout", f"the peer took nothing for {timeout_secs:g} s (timed out)")
             view = view[taken:]
+
+    def _queued_bytes(self) -> int:
+        """What the peer's system has not taken yet (ioctl SIOCOUTQ, the same number as TIOCOUTQ); 0 on a
+        closed socket.
+        """
+        try:
+            answer = fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
+        except (OSError, ValueError):
+            return 0
+        return int(_INT.unpack(answer)[0])
 
     def _lost(self, error: OSError) -> PeerError:
         return PeerError("connection_lost", f"the connection is lost: {error.strerror or error}")
