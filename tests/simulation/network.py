@@ -131,6 +131,10 @@ class Socket:
     def setsockopt(self, *about: object) -> None:
         """Options change nothing here."""
 
+    def fileno(self) -> int:
+        """The system knows of no such socket."""
+        return -1
+
     def bind(self, address: tuple[str, int]) -> None:
         if address in self.network.listeners:
             raise _error(errno.EADDRINUSE)

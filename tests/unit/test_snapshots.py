@@ -316,11 +316,11 @@ def test_what_may_not_be_held_is_not_copied_first(cluster: Cluster) -> None:
     checkpoint = master.server.maintenance.capture()
     tracemalloc.start()
     try:
-        assert checkpoint.hold(1 << 20) is None
+        assert checkpoint.hold(1 << 20, 1 << 20) is None
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
-    assert checkpoint.hold(8 << 20) is not None
+    assert checkpoint.hold(8 << 20, 1 << 20) is not None
 
 
 def test_one_checkpoint_serves_replicas_that_come_together(
