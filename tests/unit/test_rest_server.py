@@ -441,6 +441,18 @@ def test_silent_and_slow_clients_are_let_go() -> None:
     serving.server.stop(1.0)
 
 
+def test_a_client_that_goes_on_asking_is_kept_for_longer_than_it_may_be_silent() -> None:
+    serving = Serving(request_timeout_secs=1.0)
+    started = time.monotonic()
+    with serving.connect() as sock:
+        while time.monotonic() - started < 2.2:
+            sock.sendall(get())
+            assert answer_of(sock)[0] == 200
+            gevent.sleep(0.1)
+        assert is_closed(sock)
+    serving.server.stop(1.0)
+
+
 def test_a_client_that_does_not_take_its_answer_is_let_go() -> None:
     serving = Serving(request_timeout_secs=0.3)
     with serving.connect() as sock:

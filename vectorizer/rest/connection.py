@@ -16,6 +16,7 @@ reset;
 
 from __future__ import annotations
 
+import contextlib
 import socket as stdlib_socket
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,8 @@ from http import HTTPStatus
 from typing import Any
 
 import gevent
-from gevent import GreenletExit, pywsgi
+from gevent import GreenletExit, get_hub, pywsgi, socket
+from gevent.ssl import SSLSocket
 
 from vectorizer import logs
 from vectorizer.breathing import HELD_SECS, Breather, let_others_run
@@ -48,6 +50,7 @@ from vectorizer.rest.incoming import ARRIVED, IncomingBody
 DRAIN_BYTES_MAX = 64 * 1024 * 1024
 """Of an unread body at most so much is read before the connection is closed."""
 DRAIN_SECS = 5.0
+_READABLE = 1
 READY_SECS = 0.00005
 """A request that is there within this time was sent before the last one was answered."""
 SENT_AT_ONCE = 64 * 1024
@@ -74,7 +77,8 @@ class RestHandler(_Handler):  # type: ignore[misc]
         # Bounds each single wait for the client, also for it to take its answer.
         sock.settimeout(server.request_timeout_secs)
         super().__init__(sock, address, server)
-        self._busy_since = time.monotonic()
+        self._busy_since = self._waiting_since = time.monotonic()
+        self._secured = isinstance(sock, SSLSocket)  # it may hold bytes that its socket has given already
         self._answer: tuple[str, Headers] | None = None
         """What the application said and pywsgi does not know yet."""
         self._environ: dict[str, Any] = server.get_environ()
@@ -84,6 +88,12 @@ class RestHandler(_Handler):  # type: ignore[misc]
         self._last_line = b""
         """The first line of the last head that was parsed."""
         self._repeated: RepeatedHead | None = None
+        self._all_read = False
+        """What came with the last request was its own: nothing of the next one is in the buffer."""
+        self._arrival: Any = None
+        """Watches the socket between two requests."""
+        self._patience: Any = None
+        """The timer of that."""
 
     def handle(self) -> None:
         """All requests of the connection."""
@@ -94,6 +104,15 @@ class RestHandler(_Handler):  # type: ignore[misc]
             log.debug("connection_lost", client=str(self.client_address), reason=repr(error))
         finally:
             self.server.handlers.discard(self)
+            if self._arrival is not None:
+                self._arrival.close()
+                self._patience.close()
+
+    def let_go(self) -> None:
+        """End the connection, which is idle."""
+        with contextlib.suppress(OSError):  # gone already
+            # Of the socket below TLS, whose own would be a mistake in the handler's greenlet.
+            socket.socket.shutdown(self.socket, stdlib_socket.SHUT_RDWR)
 
     def log_request(self) -> None:
         """Requests are not logged."""
@@ -105,9 +124,11 @@ class RestHandler(_Handler):  # type: ignore[misc]
         server = self.server
         if server.stopping:
             return None
-        waiting_since = time.monotonic()
+        waiting_since = self._waiting_since = time.monotonic()
         self.idle = True
         try:
+            if self._all_read and not self._secured:
+                self._wait_for_arrival()
             window: bytes = self.rfile.peek(1)
         except OSError:  # nothing came in time, or the client is gone
             return None
@@ -124,7 +145,7 @@ class RestHandler(_Handler):  # type: ignore[misc]
             return None if self.close_connection or self.rfile.closed else True
         environ = self._environ.copy()
         try:
-            lines, arrived = whole_head(window), 0
+            lines, arrived = whole_head(window), -1  # not known
             if lines is None:
                 left = waiting_since + server.request_timeout_secs - time.monotonic()
                 self._read_line_by_line(environ, left)
@@ -145,11 +166,40 @@ class RestHandler(_Handler):  # type: ignore[misc]
         return None if self.close_connection or self.rfile.closed else True
 
     def _answer_one(self, environ: dict[str, Any], arrived: int) -> None:
-        """Behind the head so many bytes were there already."""
+        """Behind the head so many bytes were there already, -1 if it is not known."""
         self.environ = environ
         self._prepare(environ, arrived)
+        self._all_read = self.wsgi_input.left == arrived and not self.wsgi_input.chunked
         self.application = self.server.application
         self.handle_one_response()
+
+    def _wait_for_arrival(self) -> None:
+        """Return when something has come, or the connection has ended, also because nothing came in time.
+
+        Reading first finds nothing, mostly, and gevent makes and starts a timer for each wait. Without either
+        a search takes 5 % less of the processor, and those of eight clients come together more often: a ninth
+        less.
+        """
+        hub = get_hub()
+        if self._arrival is None:
+            self._arrival = hub.loop.io(self.socket.fileno(), _READABLE)
+            self._wait_for_patience(self.server.request_timeout_secs)
+        hub.wait(self._arrival)
+
+    def _wait_for_patience(self, seconds: float) -> None:
+        self._patience = get_hub().loop.timer(seconds)
+        self._patience.start(self._look_at_time)
+
+    def _look_at_time(self) -> None:
+        """Let a client go whose next request is late; otherwise look again when it may be."""
+        self._patience.close()
+        timeout: float = self.server.request_timeout_secs
+        left = timeout
+        if self.idle:
+            left += self._waiting_since - time.monotonic()
+        if left <= 0:
+            self.let_go()
+        self._wait_for_patience(left if left > 0 else timeout)
 
     def _take_turns(self, waiting_since: float) -> None:
         """Let others run if this client has long had its next request ready whenever one was answered.

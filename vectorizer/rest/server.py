@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket as stdlib_socket
 from collections.abc import Callable
@@ -78,9 +77,7 @@ class RestServer:
         server.close()
         for handler in list(server.handlers):
             if handler.idle:
-                with contextlib.suppress(OSError):  # gone already
-                    # Of the socket below TLS, whose own would be a mistake in the handler's greenlet.
-                    socket.socket.shutdown(handler.socket, stdlib_socket.SHUT_RDWR)
+                handler.let_go()
         pool.join(timeout=timeout_secs)
         pool.kill(timeout=KILL_SECS)
 
